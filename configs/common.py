@@ -1,0 +1,78 @@
+"""What every run has. A config file starts from `base()` and states what it changes."""
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+
+def base() -> ml_collections.ConfigDict:
+    c = ml_collections.ConfigDict()
+    c.seed = 0
+    c.init = ""  # directory to start from: Hugging Face, or a workdir; "": from scratch
+    c.tokenizer = ""  # directory or file; "": that of init; "train": learn one from data
+    c.template = "tulu"  # how a conversation becomes text: data/chat.py
+
+    c.model = ml_collections.ConfigDict()
+    c.model.name = ""  # a preset such as "llama:3.2-1b"; "": the shape of init
+    c.model.vocab_size = placeholder(int)  # None keeps what the preset says, also below
+    c.model.dtype = "bfloat16"  # of the computation; master weights are float32
+    c.model.param_dtype = "float32"
+    c.model.remat = "full"  # none, dots, full: less memory, more time
+    c.model.dropout = 0.0
+    c.model.rope_dtype = placeholder(str)
+    c.model.unroll = placeholder(int)
+    c.model.logits_chunk = placeholder(int)
+    c.model.lora_rank = 0
+    c.model.lora_alpha = 16.0
+    c.model.lora_targets = placeholder(str)
+
+    c.mesh = "fsdp"  # a preset of sharding.py, or "data=2,fsdp=-1,tensor=4"
+    c.rules = ml_collections.ConfigDict()  # changes to sharding.RULES
+
+    c.data = ml_collections.ConfigDict()
+    c.data.mixture = ml_collections.ConfigDict()  # name -> source(...)
+    c.data.length = 2048  # tokens in a row
+    c.data.packing = True  # several examples in a row
+    c.data.bad_rows = "error"  # or "skip": counted by reason
+    c.data.too_long = "truncate"  # or "drop"
+    c.data.cache = ""  # where token counts are kept; "": the workdir
+
+    c.batch = 32  # rows of an update, over all devices
+    c.microbatches = 1  # parts of the batch that are in memory one at a time
+    c.epochs = 1
+    c.steps = placeholder(int)  # instead of epochs
+
+    c.objective = ml_collections.ConfigDict()
+    c.objective.name = "sft"
+    c.reduction = "mean"  # over scored tokens, or "sum"
+
+    c.train = ""  # regular expressions of parameter names: train only these,
+    c.freeze = ""  # do not train these
+    c.optimizer = ml_collections.ConfigDict(
+        {"name": "adamw", "lr": 2e-5, "schedule": "linear", "warmup": 0.03}
+    )
+    c.optimizer.clip = 1.0
+    c.optimizer.decay = 0.0
+
+    c.checkpoint = ml_collections.ConfigDict()
+    c.checkpoint.every = 500  # iterations; the last is always saved
+    c.checkpoint.keep = 2
+    c.checkpoint.keep_every = 0  # these are never deleted
+
+    c.log = ml_collections.ConfigDict({"every": 10, "tensorboard": True})
+    c.log.wandb = ""  # project name
+
+    c.eval = ml_collections.ConfigDict({"every": 500, "batch": placeholder(int)})
+    c.eval.mixture = ml_collections.ConfigDict()
+
+    c.sample = ml_collections.ConfigDict({"every": 500, "prompts": ()})
+    c.sample.max_new_tokens = 128
+    c.sample.temperature = 0.0
+    return c
+
+
+def source(path: str, format: str = "messages", weight: float = 1.0):
+    """One source of a mixture. See data/formats.py for the formats."""
+    part = ml_collections.ConfigDict({"path": path, "format": format})
+    part.weight = weight  # epochs of it per epoch of the run
+    part.max_rows = placeholder(int)
+    return part

@@ -1,0 +1,196 @@
+"""From hidden states to token log-probabilities, without ever holding [B, T, V].
+
+Logits exist for a chunk of positions at a time. This file has the only shift by one:
+index t of every result is about `tokens[..., t]`.
+
+B rows, T time, D embed, V vocab, N chunks, C positions per chunk.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from easylm.sharding import constrain, current
+
+
+class TokenStats(NamedTuple):
+    """float32[B, T] each; 0 where a segment starts."""
+
+    logps: jax.Array  # log p(tokens[t] | tokens[<t])
+    log_z: jax.Array  # log of the softmax denominator
+    correct: jax.Array  # 1 where the token is the most likely one
+
+
+def token_logps(model, params, seqs, **kwargs):
+    """log p(tokens[t] | tokens[<t]) -> float32[B, T], 0 where a segment starts."""
+    hidden, _ = model.forward(
+        params, seqs.tokens, seqs.positions, seqs.segments, **kwargs
+    )
+    chunk = model.config.logits_chunk
+    stats = _stats(hidden, model.unembed(params), _next(seqs.tokens), chunk=chunk)
+    return _align(stats, seqs).logps
+
+
+def likelihood(model, params, seqs, weights, *, z_loss=0.0, **kwargs):
+    """(sum over tokens of weights * (-logp + z_loss log_z^2), TokenStats).
+
+    For losses that are a weighted sum over tokens, weights being constants: the gradient
+    of a chunk is taken as soon as its logits exist, so they are computed only once.
+    The statistics carry no gradient.
+    """
+    hidden, _ = model.forward(
+        params, seqs.tokens, seqs.positions, seqs.segments, **kwargs
+    )
+    chunk = model.config.logits_chunk
+    scored = jnp.where(_starts(seqs), 0.0, weights)
+    targets, scored = _next(seqs.tokens), _next(scored)
+    total, stats = _fused(hidden, model.unembed(params), targets, scored, z_loss, chunk)
+    return total, _align(stats, seqs)
+
+
+def _starts(seqs):
+    return (seqs.positions == 0) | (seqs.segments == 0)
+
+
+def _next(x):
+    """Entry t + 1 at index t; the last column is filled with zeros."""
+    return jnp.pad(x[:, 1:], ((0, 0), (0, 1)))
+
+
+def _align(stats: TokenStats, seqs) -> TokenStats:
+    """What position t - 1 said about token t, at index t."""
+    starts = _starts(seqs)
+    shifted = (jnp.pad(x[:, :-1], ((0, 0), (1, 0))) for x in stats)
+    return TokenStats(*(jnp.where(starts, 0.0, x) for x in shifted))
+
+
+def _split(x, chunk: int):
+    """[B, T, ...] -> [N, B, C, ...], no chunk crossing a shard of B or of T."""
+    layout = current()
+    ways = 1 if layout is None else layout.ways("length")
+    rows = 1 if layout is None else layout.ways("batch")
+    b, t = x.shape[:2]
+    local = t // ways
+    size = max(1, min(local, chunk // max(1, b // rows)))
+    while local % size:
+        size -= 1
+    x = x.reshape(b, ways, local // size, size, *x.shape[2:])
+    x = jnp.moveaxis(x, 2, 0)
+    return x.reshape(local // size, b, ways * size, *x.shape[4:])
+
+
+def _join(x, t: int):
+    """Undo `_split` on [N, B, C]."""
+    layout = current()
+    ways = 1 if layout is None else layout.ways("length")
+    n, b, c = x.shape
+    return jnp.moveaxis(x.reshape(n, b, ways, c // ways), 0, 2).reshape(b, t)
+
+
+def _logits(h, w):
+    out = jnp.einsum("btd,dv->btv", h, w, preferred_element_type=jnp.float32)
+    return constrain(out, "batch", "length", "act_vocab")
+
+
+def _chunk_stats(logits, targets):
+    """The pick is a masked sum, not a gather: its gradient is no scatter."""
+    top = jnp.max(logits, axis=-1, keepdims=True)
+    log_z = jnp.log(jnp.sum(jnp.exp(logits - top), axis=-1)) + top[..., 0]
+    hit = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == targets[..., None]
+    picked = jnp.sum(jnp.where(hit, logits, 0.0), axis=-1)
+    correct = (picked >= top[..., 0]).astype(jnp.float32)
+    return TokenStats(picked - log_z, log_z, correct), hit
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _stats(hidden, w, targets, chunk):
+    return _stats_fwd(hidden, w, targets, chunk)[0]
+
+
+def _stats_fwd(hidden, w, targets, chunk):
+    w = constrain(w, None, "act_vocab")
+
+    def step(_, at):
+        h, y = at
+        return None, _chunk_stats(_logits(h, w), y)[0]
+
+    _, stats = jax.lax.scan(step, None, (_split(hidden, chunk), _split(targets, chunk)))
+    stats = TokenStats(*(_join(x, hidden.shape[1]) for x in stats))
+    return stats, (hidden, w, targets, stats.log_z)
+
+
+def _stats_bwd(chunk, residuals, cotangents):
+    hidden, w, targets, log_z = residuals
+    xs = (hidden, targets, log_z, cotangents.logps, cotangents.log_z)
+
+    def step(dw, at):
+        h, y, z, dlogp, dz = at
+        logits = _logits(h, w)
+        hit = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == y[..., None]
+        soft = jnp.exp(logits - z[..., None]) * (dz - dlogp)[..., None]
+        dh, dw = _pull(h, w, soft + jnp.where(hit, dlogp[..., None], 0.0), dw)
+        return dw, dh
+
+    dw = jnp.zeros(w.shape, jnp.float32)
+    dw, dh = jax.lax.scan(step, dw, tuple(_split(x, chunk) for x in xs))
+    return _join_hidden(dh, hidden), dw.astype(w.dtype), None
+
+
+_stats.defvjp(_stats_fwd, _stats_bwd)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _fused(hidden, w, targets, weights, z_loss, chunk):
+    stats = _stats_fwd(hidden, w, targets, chunk)[0]
+    return _weighted(stats, weights, z_loss), stats
+
+
+def _weighted(stats, weights, z_loss):
+    return jnp.sum(weights * (z_loss * stats.log_z**2 - stats.logps))
+
+
+def _fused_fwd(hidden, w, targets, weights, z_loss, chunk):
+    w = constrain(w, None, "act_vocab")
+
+    def step(dw, at):
+        h, y, weight = at
+        logits = _logits(h, w)
+        stats, hit = _chunk_stats(logits, y)
+        scale = weight * (1 + 2 * z_loss * stats.log_z)
+        soft = jnp.exp(logits - stats.log_z[..., None]) * scale[..., None]
+        dh, dw = _pull(h, w, soft - jnp.where(hit, weight[..., None], 0.0), dw)
+        return dw, (dh, stats)
+
+    dw = jnp.zeros(w.shape, jnp.float32)
+    xs = tuple(_split(x, chunk) for x in (hidden, targets, weights))
+    dw, (dh, stats) = jax.lax.scan(step, dw, xs)
+    stats = TokenStats(*(_join(x, hidden.shape[1]) for x in stats))
+    out = _weighted(stats, weights, z_loss), stats
+    return out, (_join_hidden(dh, hidden), dw.astype(w.dtype))
+
+
+def _fused_bwd(z_loss, chunk, residuals, cotangents):
+    dh, dw = residuals
+    scale = cotangents[0]
+    return (dh * scale).astype(dh.dtype), (dw * scale).astype(dw.dtype), None, None
+
+
+_fused.defvjp(_fused_fwd, _fused_bwd)
+
+
+def _pull(h, w, dlogits, dw):
+    """Gradients of one chunk of logits: to the hidden states, and added to dw."""
+    dlogits = dlogits.astype(h.dtype)
+    dh = jnp.einsum("btv,dv->btd", dlogits, w)
+    more = jnp.einsum("btd,btv->dv", h, dlogits, preferred_element_type=jnp.float32)
+    return dh, dw + more
+
+
+def _join_hidden(dh, hidden):
+    layout = current()
+    ways = 1 if layout is None else layout.ways("length")
+    n, b, c, d = dh.shape
+    dh = jnp.moveaxis(dh.reshape(n, b, ways, c // ways, d), 0, 2)
+    return dh.reshape(hidden.shape).astype(hidden.dtype)

@@ -1,0 +1,315 @@
+"""The decoder: one transformer that every family configures.
+
+L layers, B rows, T time, D embed, N heads, K key/value heads, H head_dim, F mlp, V vocab.
+Layers are stacked along a leading axis and scanned, so that compile time does not grow
+with depth.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import normal, ones, zeros
+
+from easylm.errors import UserError
+from easylm.models.attention import attend, visible
+from easylm.models.base import Model, ParamSpec
+from easylm.models.layers import (
+    dropout,
+    project,
+    rms_norm,
+    rope_frequencies,
+    rope_tables,
+    rotate,
+)
+from easylm.sharding import check_divides, constrain, current
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Longer context than trained: "llama3" (piecewise) or "linear"."""
+
+    kind: str = "llama3"
+    factor: float = 8.0
+    low: float = 1.0
+    high: float = 4.0
+    original_len: int = 8192
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """The shape of a decoder, then how it is computed."""
+
+    vocab_size: int
+    dim: int
+    layers: int
+    heads: int
+    kv_heads: int
+    mlp_dim: int
+    head_dim: int = 0  # 0: dim / heads
+    max_len: int = 4096
+    rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    norm_eps: float = 1e-5
+    tied: bool = False  # the embedding is the unembedding
+    qkv_bias: bool = False  # Qwen 2
+    qk_norm: str = ""  # "head": each head (Qwen 3); "full": all heads at once (OLMo 2)
+    post_norm: bool = (
+        False  # norm after attention and MLP, inside the residual (OLMo 2)
+    )
+    sliding_window: int | None = None
+    window_from: int = 0  # layers below this one see everything (Qwen 2)
+    # how it is computed
+    dtype: str = "bfloat16"
+    param_dtype: str = "float32"
+    remat: str = "full"  # what the backward pass recomputes: a name in REMAT
+    dropout: float = 0.0
+    rope_dtype: str = "float32"
+    unroll: int = 1  # layers per step of the scan
+    logits_chunk: int = 1024  # tokens per device whose logits exist at a time
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    lora_targets: str = "attn/(q|k|v|o)|mlp/(gate|up|down)"
+
+    def __post_init__(self):
+        if not self.head_dim:
+            object.__setattr__(self, "head_dim", self.dim // self.heads)
+        if self.heads % self.kv_heads:
+            raise UserError(
+                f"heads {self.heads} is not a multiple of kv_heads {self.kv_heads}"
+            )
+        if self.remat not in REMAT:
+            raise UserError(f"remat {self.remat!r} is not one of {', '.join(REMAT)}")
+        if self.qk_norm not in ("", "head", "full"):
+            raise UserError(f"qk_norm {self.qk_norm!r} is not '', 'head' or 'full'")
+
+    @property
+    def lora_scale(self) -> float:
+        return self.lora_alpha / self.lora_rank if self.lora_rank else 0.0
+
+
+# What the forward pass keeps for the backward pass.
+REMAT = {
+    "none": jax.checkpoint_policies.everything_saveable,  # fastest, most memory
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # matmul outputs
+    "full": jax.checkpoint_policies.nothing_saveable,  # only each layer's input
+}
+
+
+class Cache(NamedTuple):
+    """Keys and values seen so far. Slot s of row b holds token `positions[b, s]`."""
+
+    k: jax.Array  # [L, B, S, K, H]
+    v: jax.Array
+    positions: jax.Array  # int32[B, S]
+    segments: jax.Array  # int32[B, S]   0: empty
+    index: jax.Array  # int32[]       the next slot to write, the same in all rows
+
+
+def make(config: TransformerConfig) -> Model:
+    """The decoder's parameter specs and functions."""
+    spec = param_spec(config)
+    if config.lora_rank:
+        from easylm.models import lora
+
+        spec = lora.add(spec, config)
+    return Model(
+        config=config,
+        spec=spec,
+        forward=partial(forward, config=config),
+        unembed=partial(unembed, config=config),
+        init_cache=partial(init_cache, config=config),
+    )
+
+
+def param_spec(c: TransformerConfig) -> dict:
+    """Names, shapes and dimension names of every parameter."""
+    dtype = jnp.dtype(c.param_dtype)
+    weight = partial(ParamSpec, init=normal(0.02), dtype=dtype)
+    bias = partial(ParamSpec, init=zeros, dtype=dtype)
+    norm = partial(ParamSpec, init=ones, dtype=dtype)
+    into = ("layers", "embed", "heads", "head_dim")
+    into_kv = ("layers", "embed", "kv_heads", "head_dim")
+    n, k, h, d, f = c.heads, c.kv_heads, c.head_dim, c.dim, c.mlp_dim
+    attn = {
+        "q": weight((c.layers, d, n, h), into),
+        "k": weight((c.layers, d, k, h), into_kv),
+        "v": weight((c.layers, d, k, h), into_kv),
+        "o": weight((c.layers, n, h, d), ("layers", "heads", "head_dim", "embed")),
+    }
+    if c.qkv_bias:
+        attn["q_bias"] = bias((c.layers, n, h), ("layers", "heads", "head_dim"))
+        attn["k_bias"] = bias((c.layers, k, h), ("layers", "kv_heads", "head_dim"))
+        attn["v_bias"] = bias((c.layers, k, h), ("layers", "kv_heads", "head_dim"))
+    if c.qk_norm == "head":
+        attn["q_norm"] = norm((c.layers, h), ("layers", None))
+        attn["k_norm"] = norm((c.layers, h), ("layers", None))
+    if c.qk_norm == "full":
+        attn["q_norm"] = norm((c.layers, n, h), ("layers", "heads", None))
+        attn["k_norm"] = norm((c.layers, k, h), ("layers", "kv_heads", None))
+    mlp = {
+        "gate": weight((c.layers, d, f), ("layers", "embed", "mlp")),
+        "up": weight((c.layers, d, f), ("layers", "embed", "mlp")),
+        "down": weight((c.layers, f, d), ("layers", "mlp", "embed")),
+    }
+    spec = {
+        "embed": weight((c.vocab_size, d), ("vocab", "embed")),
+        "layers": {
+            "attn_norm": norm((c.layers, d), ("layers", None)),
+            "attn": attn,
+            "mlp_norm": norm((c.layers, d), ("layers", None)),
+            "mlp": mlp,
+        },
+        "final_norm": norm((d,), (None,)),
+    }
+    if not c.tied:
+        spec["unembed"] = weight((d, c.vocab_size), ("embed", "vocab"))
+    return spec
+
+
+def forward(
+    params,
+    tokens,
+    positions,
+    segments,
+    cache: Cache | None = None,
+    *,
+    config: TransformerConfig,
+    dropout_key=None,
+):
+    """int32[B, T] three times -> hidden [B, T, D] after the final norm, and the cache.
+
+    With a cache, these T tokens are written into its next T slots, and attention runs
+    over all filled slots; without one, over the T tokens themselves.
+    """
+    c = config
+    _check_rows(tokens)
+    # Cast, then look up: on a pod the table travels in the compute dtype.
+    x = params["embed"].astype(c.dtype)[tokens]
+    x = constrain(x, "batch", "length", None)
+    keys = None
+    if c.dropout and dropout_key is not None:
+        first, *keys = jax.random.split(dropout_key, c.layers + 1)
+        x, keys = dropout(x, c.dropout, first), jnp.stack(keys)
+    freqs = rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
+    tables = rope_tables(positions, freqs, c.rope_dtype)
+    if cache is not None:
+        return _extend(params, x, positions, segments, tables, cache, c)
+    seen = _masks(c, positions, segments, positions, segments)
+
+    def layer(x, at):
+        weights, index, key = at
+        return _block(x, weights, tables, seen(index), c, dropout_key=key)
+
+    if c.remat != "none":
+        layer = jax.checkpoint(layer, policy=REMAT[c.remat], prevent_cse=False)
+    at = (params["layers"], jnp.arange(c.layers), keys)
+    x, _ = jax.lax.scan(layer, x, at, unroll=c.unroll)
+    return rms_norm(x, params["final_norm"], c.norm_eps), None
+
+
+def unembed(params, *, config: TransformerConfig):
+    """The [D, V] matrix of the logits, in the compute dtype."""
+    if config.tied:
+        return params["embed"].T.astype(config.dtype)
+    return params["unembed"].astype(config.dtype)
+
+
+def init_cache(rows: int, length: int, *, config: TransformerConfig) -> Cache:
+    """An empty cache of `length` slots, split like the activations."""
+    c = config
+    shape = (c.layers, rows, length, c.kv_heads, c.head_dim)
+    names = (None, "batch", None, "act_heads", None)
+    keys, values = (constrain(jnp.zeros(shape, c.dtype), *names) for _ in "kv")
+    slots = constrain(jnp.zeros((rows, length), jnp.int32), "batch", None)
+    return Cache(keys, values, slots, slots, jnp.zeros((), jnp.int32))
+
+
+def _extend(params, x, positions, segments, tables, cache: Cache, c):
+    """The layers over T more tokens. The cache rides in the carry, updated in place."""
+    slots = jax.lax.dynamic_update_slice
+    cache = cache._replace(
+        positions=slots(cache.positions, positions, (0, cache.index)),
+        segments=slots(cache.segments, segments, (0, cache.index)),
+    )
+    seen = _masks(c, positions, segments, cache.positions, cache.segments)
+
+    def layer(carry, at):
+        x, keys, values = carry
+        weights, index = at
+
+        def remember(k, v):
+            where = (index, 0, cache.index, 0, 0)
+            memory = slots(keys, k[None], where), slots(values, v[None], where)
+            return *(
+                jax.lax.dynamic_index_in_dim(m, index, 0, False) for m in memory
+            ), memory
+
+        x, memory = _block(x, weights, tables, seen(index), c, remember)
+        return (x, *memory), None
+
+    at = (params["layers"], jnp.arange(c.layers))
+    (x, keys, values), _ = jax.lax.scan(layer, (x, cache.k, cache.v), at)
+    cache = cache._replace(k=keys, v=values, index=cache.index + x.shape[1])
+    return rms_norm(x, params["final_norm"], c.norm_eps), cache
+
+
+def _block(x, w, tables, seen, c, remember=None, dropout_key=None):
+    """Attention and MLP with their residuals. `remember` swaps in the cached keys."""
+    into = partial(project, dtype=c.dtype, lora_scale=c.lora_scale)
+    keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+
+    h = x if c.post_norm else rms_norm(x, w["attn_norm"], c.norm_eps)
+    q, k, v = _qkv(h, w["attn"], tables, c, into)
+    k, v, memory = (k, v, None) if remember is None else remember(k, v)
+    out = constrain(attend(q, k, v, seen), "batch", "length", "act_heads", None)
+    out = into(out, w["attn"]["o"], dims=2)
+    out = rms_norm(out, w["attn_norm"], c.norm_eps) if c.post_norm else out
+    x = constrain(x + dropout(out, c.dropout, keys[0]), "batch", "length", None)
+
+    h = x if c.post_norm else rms_norm(x, w["mlp_norm"], c.norm_eps)
+    h = jax.nn.silu(into(h, w["mlp"]["gate"])) * into(h, w["mlp"]["up"])
+    out = into(constrain(h, "batch", "length", "act_mlp"), w["mlp"]["down"])
+    out = rms_norm(out, w["mlp_norm"], c.norm_eps) if c.post_norm else out
+    x = constrain(x + dropout(out, c.dropout, keys[1]), "batch", "length", None)
+    return x, memory
+
+
+def _qkv(h, w, tables, c, into):
+    q, k, v = (into(h, w[name]) for name in "qkv")
+    if c.qkv_bias:
+        biases = (w[f"{name}_bias"].astype(c.dtype) for name in "qkv")
+        q, k, v = (x + bias for x, bias in zip((q, k, v), biases, strict=True))
+    if c.qk_norm == "head":
+        q, k = (
+            rms_norm(q, w["q_norm"], c.norm_eps),
+            rms_norm(k, w["k_norm"], c.norm_eps),
+        )
+    if c.qk_norm == "full":
+        q, k = (_norm_heads(q, w["q_norm"], c), _norm_heads(k, w["k_norm"], c))
+    q = constrain(rotate(q, tables), "batch", "length", "act_heads", None)
+    return q, rotate(k, tables), v
+
+
+def _norm_heads(x, scale, c):
+    """One RMS over all heads of a token together."""
+    flat = x.reshape(*x.shape[:2], -1)
+    return rms_norm(flat, scale.reshape(-1), c.norm_eps).reshape(x.shape)
+
+
+def _masks(c, *who):
+    """layer index -> bool[B, T, S]."""
+    everything = visible(*who)
+    if c.sliding_window is None:
+        return lambda _: everything
+    windowed = visible(*who, window=c.sliding_window)
+    return lambda index: jnp.where(index >= c.window_from, windowed, everything)
+
+
+def _check_rows(tokens):
+    layout = current()
+    if layout is not None:
+        check_divides(tokens.shape[0], "batch", layout, "rows of the batch")
+        check_divides(tokens.shape[1], "length", layout, "row length")

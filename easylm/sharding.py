@@ -1,0 +1,175 @@
+"""Where arrays live: the mesh, and rules from the names of dimensions to its axes.
+
+Every parameter and every activation names its dimensions ("embed", "heads", ...).
+A rule says over which mesh axes a name is split. Change a rule, and the whole program
+is laid out anew; nothing else in the code mentions devices.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from easylm.errors import UserError
+
+AXES = ("data", "fsdp", "tensor", "context")
+
+# name of a dimension -> mesh axes it is split over; a name that is absent is whole.
+RULES = {
+    # activations
+    "batch": ("data", "fsdp"),
+    "length": ("context",),
+    "act_heads": ("tensor",),
+    "act_mlp": ("tensor",),
+    "act_vocab": ("tensor",),
+    # parameters
+    "embed": ("fsdp",),
+    "heads": ("tensor",),
+    "kv_heads": ("tensor",),
+    "mlp": ("tensor",),
+    "vocab": ("tensor",),
+}
+
+# `config.mesh` is one of these names, or sizes: "data=2,fsdp=4,tensor=2". -1: the rest.
+PRESETS = {
+    "data": "data=-1",  # every device holds everything
+    "fsdp": "fsdp=-1",  # parameters and optimizer split over all devices
+    "hybrid": "data=2,fsdp=-1",  # two replicas, each split
+    "tensor": "tensor=-1",  # heads, MLP and vocabulary split
+    "fsdp_tensor": "fsdp=-1,tensor=2",
+    "context": "context=-1",  # long rows split along time
+    "fsdp_context": "fsdp=-1,context=2",
+    "all": "data=1,fsdp=-1,tensor=2,context=2",
+}
+
+
+class Layout(NamedTuple):
+    """A mesh and the rules that fill it."""
+
+    mesh: Mesh
+    rules: Mapping[str, tuple[str, ...]]
+
+    def sharding(self, *names: str | None) -> NamedSharding:
+        return NamedSharding(self.mesh, partition(names, self.rules))
+
+    def ways(self, name: str) -> int:
+        """Into how many parts the dimension `name` is split."""
+        return math.prod(self.mesh.shape[axis] for axis in self.rules.get(name, ()))
+
+
+def make_layout(mesh: str = "fsdp", rules: Mapping = (), devices=None) -> Layout:
+    """The layout that the config asks for, over all devices of all processes."""
+    devices = list(jax.devices() if devices is None else devices)
+    shape = mesh_shape(mesh, len(devices))
+    grid = _grid(tuple(shape.values()), devices)
+    axis_types = (AxisType.Auto,) * len(AXES)
+    rules = RULES | {name: _axes(name, axes) for name, axes in dict(rules).items()}
+    return Layout(Mesh(grid, AXES, axis_types=axis_types), rules)
+
+
+def mesh_shape(mesh: str, devices: int) -> dict[str, int]:
+    """'fsdp=-1,tensor=2' on 8 devices -> {data: 1, fsdp: 4, tensor: 2, context: 1}."""
+    text = PRESETS.get(mesh, mesh)
+    try:
+        given = {k.strip(): int(v) for k, v in (p.split("=") for p in text.split(","))}
+    except ValueError:
+        raise UserError(
+            f"mesh {mesh!r} is neither a preset ({', '.join(PRESETS)}) nor sizes such as"
+            " 'data=2,fsdp=-1'"
+        ) from None
+    if unknown := set(given) - set(AXES):
+        raise UserError(f"mesh axis {sorted(unknown)[0]!r} is not one of {AXES}")
+    sizes = {axis: given.get(axis, 1) for axis in AXES}
+    open_axes = [axis for axis, size in sizes.items() if size == -1]
+    if len(open_axes) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
+        raise UserError(f"mesh {mesh!r}: sizes are positive, and at most one is -1")
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    rest = devices // fixed
+    if open_axes:
+        sizes[open_axes[0]] = rest
+    if fixed * (rest if open_axes else 1) != devices:
+        fit = [n for n in range(1, devices + 1) if devices % n == 0]
+        raise UserError(
+            f"mesh {mesh!r} needs a multiple of {fixed} devices, but there are {devices};"
+            f" sizes that divide {devices}: {fit}"
+        )
+    return sizes
+
+
+def partition(names, rules) -> PartitionSpec:
+    """Dimension names -> PartitionSpec. A mesh axis serves the first name that asks."""
+    used, parts = set(), []
+    for name in names:
+        axes = tuple(a for a in rules.get(name, ()) if a not in used)
+        used.update(axes)
+        parts.append(axes[0] if len(axes) == 1 else axes or None)
+    return PartitionSpec(*parts)
+
+
+def check_divides(size: int, name: str, layout: Layout, what: str) -> None:
+    """An error with the fix in it when `size` cannot be split as the rules say."""
+    ways = layout.ways(name)
+    if size % ways:
+        below, above = size // ways * ways, (size // ways + 1) * ways
+        nearest = f"{below} or {above}" if below else f"{above}"
+        axes = " x ".join(layout.rules[name])
+        raise UserError(
+            f"{what} = {size} does not divide over {ways} devices (mesh axes {axes});"
+            f" use {nearest}, or change the mesh"
+        )
+
+
+_current: list[Layout] = []
+
+
+@contextlib.contextmanager
+def use(layout: Layout) -> Iterator[Layout]:
+    """Inside, `constrain` lays activations out on this mesh."""
+    _current.append(layout)
+    try:
+        with jax.set_mesh(layout.mesh):
+            yield layout
+    finally:
+        _current.pop()
+
+
+def current() -> Layout | None:
+    return _current[-1] if _current else None
+
+
+def constrain(x: jax.Array, *names: str | None) -> jax.Array:
+    """Ask the compiler to lay out `x` by the names of its dimensions."""
+    layout = current()
+    if layout is None or layout.mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, layout.sharding(*names))
+
+
+def _grid(shape: tuple[int, ...], devices) -> np.ndarray:
+    if devices[0].platform == "tpu":  # the torus decides which neighbours are near
+        from jax.experimental import mesh_utils
+
+        slices = {getattr(d, "slice_index", 0) for d in devices}
+        if len(slices) > 1 and shape[0] % len(slices) == 0:
+            inner = (shape[0] // len(slices), *shape[1:])
+            outer = (len(slices), *(1,) * (len(shape) - 1))
+            return mesh_utils.create_hybrid_device_mesh(
+                inner, outer, devices, allow_split_physical_axes=True
+            )
+        return mesh_utils.create_device_mesh(
+            shape, devices, allow_split_physical_axes=True
+        )
+    return np.asarray(devices).reshape(shape)
+
+
+def _axes(name: str, axes) -> tuple[str, ...]:
+    axes = (axes,) if isinstance(axes, str) else tuple(axes or ())
+    if name not in RULES:
+        raise UserError(f"rule for unknown dimension {name!r}; known: {sorted(RULES)}")
+    if unknown := set(axes) - set(AXES):
+        raise UserError(f"rule {name!r}: {sorted(unknown)[0]!r} is no axis of {AXES}")
+    return axes

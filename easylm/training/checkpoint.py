@@ -1,0 +1,234 @@
+"""Checkpoints of a run: the only file that knows orbax.
+
+workdir/config.json          the config the run was started with
+workdir/model.json           the shape of the model
+workdir/tokenizer/           the tokenizer's own files
+workdir/checkpoints/<i>/     state after iteration i: params, optimizer, step
+
+A checkpoint is written beside its final name and renamed when it is whole, so that what
+is listed can be restored, whenever the process died.
+"""
+
+import dataclasses
+import errno
+import json
+from typing import NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from flax.traverse_util import flatten_dict
+
+from easylm.errors import UserError
+from easylm.models import base, lora, transformer
+from easylm.training.step import State
+
+# What a resumed run may change freely: none of it alters what is learned.
+FREE = (
+    "checkpoint",
+    "log",
+    "eval",
+    "sample",
+    "mesh",
+    "rules",
+    "profile",
+    "model.remat",
+    "model.unroll",
+    "model.logits_chunk",
+)
+
+
+class Checkpoints:
+    """Saves in the background; keeps the last N, and every K-th for good."""
+
+    def __init__(self, workdir, *, every: int, keep: int = 3, keep_every: int = 0):
+        self.every = every
+        self._manager = ocp.CheckpointManager(
+            epath.Path(workdir).absolute() / "checkpoints",
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep or None,
+                keep_period=keep_every or None,
+                enable_async_checkpointing=True,
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def latest(self) -> int | None:
+        """The last iteration that was saved whole."""
+        return self._manager.latest_step()
+
+    def due(self, iteration: int, last: bool) -> bool:
+        return last or bool(self.every and iteration % self.every == 0)
+
+    def save(self, iteration: int, state: State) -> None:
+        """Starts writing the state after `iteration` iterations."""
+        if iteration == self.latest():
+            return
+        state = {"step": state.step, "params": state.params, "opt": state.opt_state}
+        items = {k: ocp.args.StandardSave(v) for k, v in state.items()}
+        with _explained("save"):
+            self._manager.save(iteration, args=ocp.args.Composite(**items))
+
+    def restore(self, iteration: int, target: State) -> State:
+        """The state, laid out as `target` (ShapeDtypeStructs with shardings)."""
+        tree = {"step": target.step, "params": target.params, "opt": target.opt_state}
+        items = {k: ocp.args.StandardRestore(v) for k, v in tree.items()}
+        with _explained("restore"):
+            got = self._manager.restore(iteration, args=ocp.args.Composite(**items))
+        return State(got["step"], got["params"], got["opt"])
+
+    def restore_params(self, iteration: int, target):
+        item = ocp.args.StandardRestore(target)
+        with _explained("restore"):
+            args = ocp.args.Composite(params=item)
+            return self._manager.restore(iteration, args=args)["params"]
+
+    def wait(self) -> None:
+        """Blocks until everything is on disk; raises what went wrong there."""
+        with _explained("save"):
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        with _explained("save"):
+            self._manager.close()
+
+
+class Loaded(NamedTuple):
+    """A model ready to answer."""
+
+    model: base.Model
+    params: dict
+    tokenizer: object
+    template: str
+
+
+def load_for_inference(workdir, layout=None) -> Loaded:
+    """The last checkpoint of a run, its tokenizer and the template it was trained on.
+
+    Adapters are merged: what comes back is the plain model.
+    """
+    from easylm.data import tokenizer
+
+    config = json.loads(_read(epath.Path(workdir) / "config.json"))
+    plain = dataclasses.replace(read_model_config(workdir), lora_rank=0)
+    model = transformer.make(plain)
+    params = load_params(workdir, model, layout)
+    loaded = tokenizer.load(str(epath.Path(workdir) / "tokenizer"))
+    return Loaded(model, params, loaded, config["template"])
+
+
+def load_params(workdir, model, layout=None, key=None):
+    """The last parameters of another run, as `model` wants them.
+
+    Adapters of that run are merged; if `model` has adapters they are fresh (from `key`).
+    """
+    saved = read_model_config(workdir)
+    checkpoints = Checkpoints(workdir, every=0)
+    iteration = checkpoints.latest()
+    if iteration is None:
+        raise UserError(f"{workdir} holds no finished checkpoint yet")
+    target = base.abstract(transformer.make(saved).spec, layout)
+    params = checkpoints.restore_params(iteration, target)
+    checkpoints.close()
+    if saved.lora_rank:
+        params = lora.merge(params, saved)
+    plain = dataclasses.replace(model.config, lora_rank=0)
+    _check_shapes(workdir, params, transformer.make(plain).spec)
+    if model.config.lora_rank:
+        params = lora.attach(params, model.spec, key, layout)
+    return params
+
+
+def is_workdir(path) -> bool:
+    return (epath.Path(path) / "model.json").exists()
+
+
+def write_model_config(workdir, config) -> None:
+    if jax.process_index() == 0:
+        text = json.dumps(dataclasses.asdict(config), indent=2)
+        (epath.Path(workdir) / "model.json").write_text(text)
+
+
+def read_model_config(workdir) -> transformer.TransformerConfig:
+    fields = json.loads(_read(epath.Path(workdir) / "model.json"))
+    if fields["rope_scaling"]:
+        fields["rope_scaling"] = transformer.RopeScaling(**fields["rope_scaling"])
+    return transformer.TransformerConfig(**fields)
+
+
+def check_config(workdir, config) -> None:
+    """Writes the config of a new run; refuses to resume one that means another run."""
+    path = epath.Path(workdir) / "config.json"
+    new = json.loads(config.to_json_best_effort())
+    if path.exists():
+        old = _flat(json.loads(_read(path)))
+        lines = [
+            f"  {key}: {old.get(key, '(absent)')!r} -> {value!r}"
+            for key, value in sorted((old | _flat(new)).items())
+            if not _is_free(key)
+            for value in [_flat(new).get(key, "(absent)")]
+            if old.get(key, "(absent)") != value
+        ]
+        if lines:
+            raise UserError(
+                f"{workdir} holds a run with another config; use a new --workdir, or go"
+                " back to the old values:\n" + "\n".join(lines)
+            )
+    if jax.process_index() == 0:
+        path.write_text(json.dumps(new, indent=2))
+
+
+def _check_shapes(workdir, params, spec) -> None:
+    got = {name: x.shape for name, x in flatten_dict(params, sep="/").items()}
+    wanted = {name: s.shape for name, s in flatten_dict(spec, sep="/").items()}
+    for name in sorted(got.keys() | wanted.keys()):
+        if got.get(name) != wanted.get(name):
+            raise UserError(
+                f"{workdir} holds {name} as {got.get(name)}, the model wants"
+                f" {wanted.get(name)}; use the model that the run was trained with"
+            )
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(free + ".") for free in FREE)
+
+
+def _flat(tree: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, name + ".") if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _read(path) -> str:
+    if not path.exists():
+        raise UserError(f"{path.parent} is not a workdir: it has no {path.name}")
+    return path.read_text()
+
+
+class _explained:
+    """Turns a full disk into one line; everything else passes as it is."""
+
+    def __init__(self, action: str):
+        self.action = action
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if error is not None and _disk_full(error):
+            raise UserError(
+                f"could not {self.action} the checkpoint: the disk is full. The last whole"
+                " checkpoint is untouched; free some space and start again to resume"
+            ) from error
+
+
+def _disk_full(error) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if "RESOURCE_EXHAUSTED" in str(error) or "No space left" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

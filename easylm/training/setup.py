@@ -1,0 +1,163 @@
+"""From a config to the parts of a run: tokenizer, model, data, first parameters."""
+
+from functools import partial
+
+import jax
+import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
+
+from easylm.data import chat, formats, pipeline, sources
+from easylm.data import tokenizer as tokenizers
+from easylm.errors import UserError
+from easylm.models import base, hf, transformer
+from easylm.sharding import Layout, check_divides
+from easylm.training import checkpoint, optimizer
+from easylm.training.step import State, init_state
+
+
+def make_tokenizer(config, workdir):
+    """The tokenizer the config names; a copy stays in workdir/tokenizer."""
+    kept = epath.Path(workdir) / "tokenizer"
+    path = config.tokenizer or config.init
+    if not path:
+        raise UserError("no tokenizer: set config.tokenizer or config.init")
+    if kept.exists():
+        return tokenizers.load(str(kept))
+    if path != "train":
+        if not config.tokenizer and checkpoint.is_workdir(path):
+            path = epath.Path(path) / "tokenizer"
+        loaded = tokenizers.load(str(path))
+        if jax.process_index() == 0:
+            loaded.save(str(kept), chat_template=chat.source(config.template))
+        return loaded
+    if jax.process_index() == 0:
+        _train_tokenizer(config, kept)
+    _barrier("tokenizer")
+    return tokenizers.load(str(kept))
+
+
+def make_model(config, tokenizer) -> base.Model:
+    """The preset, or the shape of the checkpoint, with the config's changes."""
+    changes = {k: v for k, v in config.model.items() if v is not None and k != "name"}
+    if config.model.name:
+        shape = base.config_for(config.model.name, **changes)
+    elif not config.init:
+        raise UserError("no model: set config.model.name or config.init")
+    elif checkpoint.is_workdir(config.init):
+        shape = base.override(checkpoint.read_model_config(config.init), **changes)
+    else:
+        shape = base.override(hf.config_from_hf(config.init), **changes)
+    if tokenizer.vocab_size > shape.vocab_size:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the model only"
+            f" {shape.vocab_size}; set config.model.vocab_size or another tokenizer"
+        )
+    if config.data.length > shape.max_len:
+        raise UserError(
+            f"config.data.length {config.data.length} is more than the {shape.max_len}"
+            " positions of the model"
+        )
+    return transformer.make(shape)
+
+
+def make_data(config, mixture, tokenizer, model, layout: Layout, workdir, **kwargs):
+    """The data set over a mixture, ready to be placed on the mesh."""
+    template = chat.get(config.template)
+    encoder = formats.sft_encoder(
+        tokenizer, template, length=config.data.length, vocab_size=model.config.vocab_size
+    )
+    check_divides(config.data.length, "length", layout, "config.data.length")
+    parts = [part.to_dict() for _, part in sorted(mixture.items())]
+    return pipeline.build(
+        {
+            "mixture": parts,
+            "bad_rows": config.data.bad_rows,
+            "too_long": config.data.too_long,
+        },
+        encoder=encoder,
+        length=config.data.length,
+        seed=config.seed,
+        packing=config.data.packing,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        gather=_gather,
+        cache_dir=config.data.cache or str(epath.Path(workdir) / "cache"),
+        **kwargs,
+    )
+
+
+def make_optimizer(config, spec, steps: int):
+    """(optimizer, lr schedule, tree of bool: which parameters are trained)."""
+    axes = base.map_spec(lambda s: s.axes, spec)
+    made, lr = optimizer.make(config.optimizer, total_steps=steps, axes=axes)
+    train = config.train
+    if config.model.lora_rank and not train:
+        from easylm.models.lora import TRAIN as train
+    return made, lr, optimizer.trainable(spec, config.freeze, train)
+
+
+def abstract_state(spec, made, trainable, layout: Layout) -> State:
+    """The state as shapes and shardings: what init fills and restore aims at."""
+    params = base.abstract(spec, layout)
+    chosen, _ = optimizer.partition(params, trainable)
+    shapes = jax.eval_shape(made.init, chosen)
+    axes = optimizer.state_axes(made, chosen, base.map_spec(lambda s: s.axes, spec))
+    place = lambda names, x: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=layout.sharding(*names)
+    )
+    opt_state = jax.tree.map(place, axes, shapes, is_leaf=_is_axes)
+    step = jax.ShapeDtypeStruct((), np.int32, sharding=layout.sharding())
+    return State(step, params, opt_state)
+
+
+def first_state(config, model, spec, made, trainable, target: State, layout) -> State:
+    """Iteration 0: parameters drawn, read from Hugging Face, or from another run."""
+    key = jax.random.key(config.seed)
+    if not config.init:
+        params = base.init(spec, key, layout)
+    elif checkpoint.is_workdir(config.init):
+        params = checkpoint.load_params(config.init, model, layout, key)
+    else:
+        params = hf.load(config.init, model, layout, key)
+    start = partial(init_state, optimizer=made, trainable=trainable)
+    shardings = jax.tree.map(lambda x: x.sharding, target)
+    return jax.jit(start, out_shardings=shardings, donate_argnums=0)(params)
+
+
+def _is_axes(x) -> bool:
+    return type(x) is tuple and all(n is None or isinstance(n, str) for n in x)
+
+
+def _train_tokenizer(config, folder) -> None:
+    """A sentencepiece model of the run's own text, headers of the template included."""
+    if not config.model.vocab_size:
+        raise UserError("tokenizer='train' needs config.model.vocab_size")
+    texts = []
+    for _, part in sorted(config.data.mixture.items()):
+        read, source = formats.get(part.format), sources.open_source(part.path)
+        rows = range(min(len(source), part.max_rows or len(source)))
+        texts += [_plain(read(source[i])) for i in rows]
+    name = str(folder.parent / "tokenizer.model")
+    headers = ("<|system|>", "<|user|>", "<|assistant|>")
+    special = headers if config.template == "tulu" else ()
+    trained = tokenizers.train(texts, name, config.model.vocab_size, special=special)
+    trained.save(str(folder), chat_template=chat.source(config.template))
+    epath.Path(name).unlink()
+
+
+def _plain(example: dict) -> str:
+    if "messages" in example:
+        return "\n".join(turn.get("content", "") for turn in example["messages"])
+    return "\n".join(example.values())
+
+
+def _gather(array: np.ndarray) -> np.ndarray:
+    if jax.process_count() == 1:
+        return array
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def _barrier(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
