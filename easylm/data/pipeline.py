@@ -379,6 +379,7 @@ def _scan(part: Part, rules: Rules, rows: range):
         desc=f"tokens in {part.source.path}",
         unit=" rows",
         delay=3,
+        mininterval=1,
         disable=quiet,
         leave=False,
     )

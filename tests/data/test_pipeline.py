@@ -10,7 +10,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from easylm.data.formats import Encoder
+from easylm.data import chat, tokenizer
+from easylm.data.formats import Encoder, sft_encoder
 from easylm.data.pipeline import Prefetch, build, place
 from easylm.errors import UserError
 
@@ -99,6 +100,29 @@ def test_packed_rows_hold_the_same_segments_as_separate_ones(file):
         ).all()
         assert (seqs.mask == (used & ~started)).all()  # no context, hence not scored
         assert not (seqs.tokens[~used].any() or seqs.positions[~used].any())
+
+
+def test_a_file_of_conversations_becomes_rows_that_score_the_answers(tmp_path):
+    lines = [f"what is {i} and {i}?" for i in range(40)]
+    tok = tokenizer.train(lines, str(tmp_path / "tiny.model"), 320)
+    with open(tmp_path / "chats.jsonl", "w") as file:
+        for i, line in enumerate(lines):
+            turns = [("user", line), ("assistant", f"is {i + i}")]
+            turns = [dict(role=role, content=content) for role, content in turns]
+            file.write(json.dumps(dict(messages=turns)) + "\n")
+    encoder = sft_encoder(tok, chat.tulu, length=128, vocab_size=tok.vocab_size)
+    part = dict(path=str(tmp_path / "chats.jsonl"), format="messages")
+    dataset = make(part, encoder=encoder, length=128)
+    seqs = rows_of(dataset, 0, dataset.rows_per_epoch(0))
+    answers = [
+        tok.decode(row[(segments == s) & (mask > 0)]).strip()
+        for row, segments, mask in zip(
+            seqs.tokens, seqs.segments, seqs.mask, strict=True
+        )
+        for s in range(1, segments.max() + 1)
+    ]
+    assert sorted(answers) == sorted(f"is {i + i}" for i in range(40))
+    assert (seqs.tokens == tok.bos).sum() == 40
 
 
 def test_order_is_a_function_of_the_seed(file):
