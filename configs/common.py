@@ -8,7 +8,9 @@ def base() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.seed = 0
     c.init = ""  # directory to start from: Hugging Face, or a workdir; "": from scratch
-    c.tokenizer = ""  # directory or file; "": that of init; "train": learn one from data
+    c.tokenizer = (
+        ""  # directory or file; "": that of init; "train": learn one from data
+    )
     c.template = "tulu"  # how a conversation becomes text: data/chat.py
 
     c.model = ml_collections.ConfigDict()

@@ -2,31 +2,31 @@
 
     python -m easylm.train --config configs/sft.py --workdir DIR [--config.x.y=value]
 
-Run the same command again to resume: the state after iteration i, the data order and
+The same command again resumes: the state after iteration i, the order of the data and
 the randomness are functions of (config, i), so a resumed run is the uninterrupted one.
+Exit codes: 0 done, 2 something to fix (one line says what), 75 stopped by SIGTERM or
+Ctrl-C with everything saved.
 """
 
-import signal
 import sys
+from functools import partial
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import app, flags
 from etils import epath
-from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
-from easylm import objectives, sharding
+from easylm import sharding
 from easylm.data.pipeline import Prefetch, place
 from easylm.errors import UserError
-from easylm.evals import likelihood, samples
-from easylm.losses.masked import Mean
-from easylm.training import checkpoint, flops, metrics, setup
-from easylm.training.progress import Phases, Progress, peak_memory, rates, summary
-from easylm.training.step import is_finite, train_step
+from easylm.objectives import base as objectives
+from easylm.training import checkpoint, setup
+from easylm.training.guard import FiniteGuard, Stop
+from easylm.training.progress import Phases
+from easylm.training.report import Report
+from easylm.training.step import train_step
 
-PREEMPTED = 75  # exit code: stopped and saved; run the same command again
+PREEMPTED = 75  # the same command continues the run
 
 CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Where everything of the run is kept.")
@@ -36,51 +36,109 @@ PROCESS = flags.DEFINE_integer("process", None, "Which of them this is.")
 
 
 def train(config, workdir: str) -> dict[str, float]:
-    """Runs the config to its end, from wherever the workdir says it is."""
+    """Runs the config to its end from wherever the workdir stands. Final numbers."""
     phases = Phases()
     layout = sharding.make_layout(config.mesh, config.rules)
-    sharding.check_divides(config.batch, "batch", layout, "config.batch")
-    setup.check_microbatches(config, layout)
+    setup.check_batch(config, layout)
     epath.Path(workdir).mkdir(parents=True, exist_ok=True)
     checkpoint.check_config(workdir, config)
-    with sharding.use(layout), setup.Stop() as stop:
-        # What there is: tokenizer, model, objective, data.
-        tokenizer = setup.make_tokenizer(config, workdir)
-        model = setup.make_model(config, tokenizer)
-        checkpoint.write_model_config(workdir, model.config)
-        objective = objectives.base.make(model=model, **config.objective)
-        parts = config, tokenizer, model, layout, workdir
+    with sharding.use(layout), Stop() as stop:
+        # What there is: tokenizer, model, objective, data, optimizer.
         with phases("index"):
-            data = setup.make_data(*parts, config.data.mixture, batch=config.batch)
-            held_out = setup.make_evaluation(*parts)
+            tokenizer = setup.make_tokenizer(config, workdir)
+            model = setup.make_model(config, tokenizer)
+            checkpoint.write_model_config(workdir, model.config)
+            objective = objectives.make(model=model, **config.objective)
+            data = setup.make_data(config, tokenizer, model, layout, workdir)
         steps = config.steps or data.batches(config.epochs)
-
-        # Where it stands: the first state, or the last that was saved.
-        optimizer, lr, trainable = setup.make_optimizer(config, objective.spec, steps)
-        target = setup.abstract_state(objective.spec, optimizer, trainable, layout)
-        saves = checkpoint.Checkpoints(workdir, **config.checkpoint)
-        start = saves.latest() or 0
-        with phases("load"):
-            if start:
-                state = saves.restore(start, target)
-            else:
-                state = setup.first_state(
-                    config, model, optimizer, trainable, target, layout
-                )
-
+        optimizer, lr, trained = setup.make_optimizer(config, objective.spec, steps)
         step = jax.jit(
-            lambda state, batch: train_step(
-                state,
-                batch,
+            partial(
+                train_step,
                 loss=objective.loss,
                 optimizer=optimizer,
-                trainable=trainable,
+                trainable=trained,
                 microbatches=config.microbatches,
                 reduction=config.reduction,
             ),
             donate_argnums=0,
         )
 
+        # Where it stands: the last whole checkpoint, or the beginning.
+        target = setup.abstract_state(objective.spec, optimizer, trained, layout)
+        checkpoints = checkpoint.Checkpoints(workdir, **config.checkpoint)
+        start = checkpoints.latest() or 0
+        with phases("load"):
+            if start:
+                state = checkpoints.restore(start, target)
+            else:
+                state = setup.first_state(
+                    config, model, optimizer, trained, target, layout
+                )
+        evaluate = setup.make_evaluation(
+            config, objective, tokenizer, model, layout, workdir
+        )
+        sample = setup.make_samples(config, tokenizer, model)
+        report = Report(config, workdir, model, phases, lr, steps, start)
+        report.beginning(layout, data)
+
+        rows = layout.sharding("batch", "length")
+        batches = Prefetch(partial(place, data, sharding=rows), start, steps)
+        key = jax.random.key(config.seed)
+        guard = FiniteGuard(workdir)
+        stopped = False
+        try:
+            report.evaluate(evaluate, sample, state.params, start)
+            for iteration, batch in report.waiting(batches):
+                now = jax.random.fold_in(key, iteration)
+                with phases("compile" if iteration == start else "train"):
+                    for part in objective.prepare(state.params, None, batch, now):
+                        state, measured = step(state, part)
+                        guard.check(iteration, part, measured)
+                        report.add(measured, part["seqs"])
+                    if iteration == start:
+                        jax.block_until_ready(state)
+                done = iteration + 1
+                report.step(done)
+                stopped = stop.requested(done)
+                if checkpoints.due(done, last=done == steps or stopped):
+                    guard.flush()  # a state that a NaN has touched is never saved
+                    with phases("save"):
+                        checkpoints.save(done, state)
+                if stopped:
+                    break
+                report.evaluate(evaluate, sample, state.params, done)
+            with phases("save"):
+                checkpoints.close()
+        finally:
+            batches.close()
+            report.close()
+    if stopped:
+        print(f"stopped and saved after iteration {done} of {steps}", file=sys.stderr)
+        sys.exit(PREEMPTED)
+    return report.end()
+
+
+def main(argv) -> None:
+    if len(argv) > 1:
+        raise UserError(f"{argv[1]!r} is not a flag; write --config.name=value")
+    if WORKDIR.value is None or CONFIG.value is None:
+        raise UserError("give --config FILE and --workdir DIR")
+    if COORDINATOR.value == "auto":
+        jax.distributed.initialize()
+    elif COORDINATOR.value:
+        jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+    train(CONFIG.value, WORKDIR.value)
+
+
+def run() -> None:
+    """The command line; what a user can fix is one line, everything else a traceback."""
+    try:
+        app.run(main)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
 
 if __name__ == "__main__":
-    pass
+    run()

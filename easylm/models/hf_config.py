@@ -129,7 +129,9 @@ def _check(raw: dict, kind: str):
         value = raw.get(field)
         biased = kind == "qwen2" and field == "attention_bias"  # says nothing there
         if not biased and value is not None and value != neutral:
-            raise UserError(f"{field} = {value!r} is not supported; only {neutral!r} is")
+            raise UserError(
+                f"{field} = {value!r} is not supported; only {neutral!r} is"
+            )
     if raw.get("hidden_act", "silu") not in ("silu", "swish"):
         raise UserError(f"hidden_act = {raw['hidden_act']!r} is not supported; silu is")
     for field in _REQUIRED.get(kind, ()):

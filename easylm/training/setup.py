@@ -10,10 +10,27 @@ from jax.experimental import multihost_utils
 from easylm.data import chat, formats, pipeline, sources
 from easylm.data import tokenizer as tokenizers
 from easylm.errors import UserError
+from easylm.evals import likelihood, samples
 from easylm.models import base, hf, transformer
 from easylm.sharding import Layout, check_divides
 from easylm.training import checkpoint, optimizer
 from easylm.training.step import State, init_state
+
+
+def check_batch(config, layout: Layout) -> None:
+    """Says what to change when the batch does not divide over devices or microbatches."""
+    for name, rows in (("batch", config.batch), ("eval.batch", config.eval.batch)):
+        if rows is not None:
+            check_divides(rows, "batch", layout, f"config.{name}")
+    check_divides(config.data.length, "length", layout, "config.data.length")
+    ways = layout.ways("batch") * config.microbatches
+    if config.batch % ways:
+        below, above = config.batch // ways * ways, (config.batch // ways + 1) * ways
+        raise UserError(
+            f"config.batch {config.batch} does not divide into {config.microbatches}"
+            f" microbatches on {layout.ways('batch')} devices; use {below or above} or"
+            f" {above} rows"
+        )
 
 
 def make_tokenizer(config, workdir):
@@ -61,29 +78,54 @@ def make_model(config, tokenizer) -> base.Model:
     return transformer.make(shape)
 
 
-def make_data(config, mixture, tokenizer, model, layout: Layout, workdir, **kwargs):
-    """The data set over a mixture, ready to be placed on the mesh."""
-    template = chat.get(config.template)
+def make_data(config, tokenizer, model, layout: Layout, workdir, evaluation=False):
+    """The data set over the config's mixture, ready to be placed on the mesh."""
+    section = config.eval if evaluation else config.data
     encoder = formats.sft_encoder(
-        tokenizer, template, length=config.data.length, vocab_size=model.config.vocab_size
+        tokenizer,
+        chat.get(config.template),
+        length=config.data.length,
+        vocab_size=model.config.vocab_size,
     )
-    check_divides(config.data.length, "length", layout, "config.data.length")
-    parts = [part.to_dict() for _, part in sorted(mixture.items())]
+    data = {
+        "mixture": [part.to_dict() for _, part in sorted(section.mixture.items())],
+        "bad_rows": config.data.bad_rows,
+        "too_long": config.data.too_long,
+    }
     return pipeline.build(
-        {
-            "mixture": parts,
-            "bad_rows": config.data.bad_rows,
-            "too_long": config.data.too_long,
-        },
+        data,
         encoder=encoder,
+        batch_rows=(evaluation and config.eval.batch) or config.batch,
         length=config.data.length,
         seed=config.seed,
         packing=config.data.packing,
+        evaluation=evaluation,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         gather=_gather,
         cache_dir=config.data.cache or str(epath.Path(workdir) / "cache"),
-        **kwargs,
+    )
+
+
+def make_evaluation(config, objective, tokenizer, model, layout, workdir):
+    """evaluate(params) -> {name: float} over the held-out mixture, or None."""
+    if not config.eval.mixture or not config.eval.every:
+        return None
+    data = make_data(config, tokenizer, model, layout, workdir, evaluation=True)
+    return likelihood.make(objective, data, layout)
+
+
+def make_samples(config, tokenizer, model):
+    """sample(params, key) -> [(prompt, answer)], or None."""
+    if not config.sample.prompts or not config.sample.every:
+        return None
+    return samples.make(
+        model,
+        tokenizer,
+        config.template,
+        config.sample.prompts,
+        max_new_tokens=config.sample.max_new_tokens,
+        temperature=config.sample.temperature,
     )
 
 
@@ -111,11 +153,11 @@ def abstract_state(spec, made, trainable, layout: Layout) -> State:
     return State(step, params, opt_state)
 
 
-def first_state(config, model, spec, made, trainable, target: State, layout) -> State:
+def first_state(config, model, made, trainable, target: State, layout) -> State:
     """Iteration 0: parameters drawn, read from Hugging Face, or from another run."""
     key = jax.random.key(config.seed)
     if not config.init:
-        params = base.init(spec, key, layout)
+        params = base.init(model.spec, key, layout)
     elif checkpoint.is_workdir(config.init):
         params = checkpoint.load_params(config.init, model, layout, key)
     else:

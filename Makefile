@@ -1,0 +1,48 @@
+# The commands the README and CI use. Each one sets up what it needs.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := JAX_PLATFORMS=cpu $(BIN)/python
+
+.PHONY: study test test-slow lint format bench clean
+
+study: $(VENV)/run.stamp
+	$(RUN) scripts/study.py --workdir runs/study
+
+test: $(VENV)/test.stamp
+	$(RUN) -m pytest tests -m "not slow"
+
+test-slow: $(VENV)/test.stamp
+	$(RUN) -m pytest tests -m slow
+
+lint: $(VENV)/lint.stamp
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: $(VENV)/lint.stamp
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/run.stamp
+	$(RUN) benchmarks/bench.py
+
+clean:
+	rm -rf $(VENV) runs
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "EasyLM needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+
+$(VENV)/run.stamp: setup.py constraints.txt | $(BIN)/python
+	$(BIN)/pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/test.stamp: $(VENV)/run.stamp
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[test]"
+	touch $@
+
+$(VENV)/lint.stamp: | $(BIN)/python
+	$(BIN)/pip install --quiet -c constraints.txt ruff
+	touch $@

@@ -1,0 +1,167 @@
+"""What a run says about itself: numbers, rates, samples, and a summary at the end."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from easylm.losses.masked import Mean
+from easylm.models import base
+from easylm.training import flops, metrics
+from easylm.training.progress import Phases, Progress, peak_memory, rates, summary
+
+
+class Report:
+    """Gathers the steps since the last line, and writes lines when they are due."""
+
+    def __init__(self, config, workdir, model, phases: Phases, lr, steps, start):
+        self._config, self._model, self._phases = config, model, phases
+        self._lr, self._steps, self._start = lr, steps, start
+        self._progress = Progress(steps, start, name=config.objective.name)
+        self._writer = metrics.make(
+            workdir,
+            tensorboard=config.log.tensorboard,
+            wandb={"project": config.log.wandb} if config.log.wandb else None,
+            config=config.to_dict(),
+            resume_step=start or -1,
+        )
+        self._peak = flops.job_peak(model.config.dtype)
+        self._work = jax.jit(partial(_work, model.config))
+        self._window, self._mark = [], {}
+        self._last, self._tokens, self._flops = {}, 0.0, 0.0
+
+    def beginning(self, layout, data) -> None:
+        """Says what will be trained, and on what."""
+        c, stats = self._model.config, data.stats
+        mesh = " x ".join(f"{k} {v}" for k, v in layout.mesh.shape.items() if v > 1)
+        devices = f"{jax.device_count()} {jax.devices()[0].device_kind}"
+        self._progress.print(
+            f"model   {base.count(self._model.spec):,} parameters, {c.layers} layers,"
+            f" {c.dtype}\n"
+            f"devices {devices}{', mesh ' + mesh if mesh else ''}\n"
+            f"data    {stats['items']:,} examples, {stats['tokens']:,} tokens"
+            f" ({stats['scored_tokens']:,} scored) in {stats['rows']:,} rows,"
+            f" {stats['fill']:.1%} full\n"
+            f"run     {self._steps:,} iterations of {self._config.batch} rows"
+            + (f", resuming after {self._start:,}" if self._start else "")
+        )
+        if data.counts:
+            counts = ", ".join(f"{n:,} {why}" for why, n in sorted(data.counts.items()))
+            self._progress.print(f"rows    {counts}")
+        counts = {f"data/{why}": n for why, n in data.counts.items()}
+        self._writer.scalars(self._start, counts | {"data/fill": stats["fill"]})
+
+    def waiting(self, batches):
+        """The batches, with the time spent waiting for them on the clock."""
+        batches = iter(batches)
+        while True:
+            with self._phases("data_wait"):
+                item = next(batches, None)
+            if item is None:
+                return
+            yield item
+
+    def add(self, measured, seqs) -> None:
+        """Takes the metrics of one update."""
+        self._window.append(measured | self._work(seqs))
+
+    def step(self, done: int) -> None:
+        """After an iteration: the progress bar, and a line if one is due."""
+        self._progress.advance(done)
+        every = self._config.log.every
+        first = done == self._start + 1  # it compiled: its time says nothing
+        if first or done == self._steps or (every and done % every == 0):
+            self._line(done, timed=not first)
+
+    def evaluate(self, evaluate, sample, params, done: int) -> None:
+        """Held-out numbers and completions, where the config asks for them."""
+        if evaluate and self._due(self._config.eval.every, done):
+            with self._phases("evaluate"):
+                values = {f"eval/{k}": v for k, v in evaluate(params).items()}
+            self._last |= values
+            self._writer.scalars(done, values)
+            text = "  ".join(f"{k} {v:.4f}" for k, v in values.items())
+            self._progress.print(f"{done:>6}  {text}")
+        if sample and self._due(self._config.sample.every, done):
+            with self._phases("sample"):
+                answers = sample(params, jax.random.key(self._config.seed))
+            self._samples(done, answers)
+
+    def end(self) -> dict[str, float]:
+        """Prints the summary. The last value of every metric."""
+        text = summary(
+            self._phases.seconds(),
+            steps=self._steps - self._start,
+            tokens=self._tokens,
+            flops=self._flops,
+            peak=self._peak,
+            loss=self._last.get("train/loss"),
+            memory=peak_memory(),
+        )
+        if jax.process_index() == 0:
+            print(text)
+        return self._last
+
+    def close(self) -> None:
+        self._writer.scalars(self._steps, self._phases.metrics())
+        self._writer.close()
+        self._progress.close()
+
+    def _line(self, done: int, timed: bool) -> None:
+        with self._phases("train"):  # waits for the device
+            values = metrics.accumulate(self._window)
+        updates = len(self._window)
+        work = {name: values.pop(name) * updates for name in _WORK}
+        line = {f"train/{k}": v for k, v in values.items()}
+        line["train/learning_rate"] = float(self._lr(done - 1))
+        line["memory/peak_gib"] = peak_memory()[0] / 2**30
+        seconds = self._phases.seconds()
+        if timed:
+            line |= self._rates(seconds, work, values["tokens"] * updates, updates)
+        self._window, self._mark = [], seconds
+        self._last |= line
+        self._writer.scalars(done, line)
+        self._progress.log(done, line)
+
+    def _rates(self, seconds, work, scored, updates):
+        spent = {
+            name: seconds.get(name, 0.0) - self._mark.get(name, 0.0)
+            for name in ("train", "data_wait")
+        }
+        tokens, pairs = (work[name] for name in _WORK)
+        done = flops.train_flops(self._model.config, tokens, pairs)
+        self._tokens += tokens
+        self._flops += done
+        return rates(
+            steps=updates,
+            seconds=sum(spent.values()),
+            waited=spent["data_wait"],
+            tokens=tokens,
+            scored=scored,
+            flops=done,
+            peak=self._peak,
+        )
+
+    def _samples(self, done: int, answers) -> None:
+        lines = []
+        for number, (prompt, answer) in enumerate(answers):
+            self._writer.text(done, f"samples/{number}", f"{prompt}\n\n{answer}")
+            lines.append(f"        {prompt!r}\n     -> {answer!r}")
+        self._progress.print(f"{done:>6}  samples\n" + "\n".join(lines))
+
+    def _due(self, every: int, done: int) -> bool:
+        resumed = done == self._start and self._start > 0
+        return (
+            bool(every) and not resumed and (done % every == 0 or done == self._steps)
+        )
+
+
+_WORK = ("real_tokens", "pairs")
+
+
+def _work(config, seqs):
+    """Real tokens and query-key pairs of a batch, for the rates."""
+    one = jnp.ones(())
+    real = jnp.sum(seqs.segments != 0).astype(jnp.float32)
+    pairs = flops.attended(config, seqs.positions, seqs.segments)
+    return {"real_tokens": Mean(real, one), "pairs": Mean(pairs, one)}

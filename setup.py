@@ -1,0 +1,42 @@
+"""Packaging: the dependencies, and the extras for hardware and tests."""
+
+from setuptools import find_packages, setup
+
+TEST = ["pytest>=8", "ruff>=0.15", "torch>=2.4", "transformers>=4.50"]
+
+setup(
+    name="easylm",
+    version="0.1.0",
+    description="Post-training of language models in JAX, for TPU pods, GPUs and laptops",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["easylm", "easylm.*"]),
+    install_requires=[
+        "jax>=0.10,<0.13",
+        "flax>=0.12,<0.13",
+        "optax>=0.2.6,<0.3",
+        "orbax-checkpoint>=0.12,<0.13",
+        "tensorflow-datasets>=4.9.9",
+        "array_record>=0.7",
+        "sentencepiece>=0.2",
+        "ml_collections>=1.0",
+        "absl-py>=2",
+        "tokenizers>=0.21",
+        "jinja2>=3.1",
+        "etils[epath]>=1.9",
+        "fsspec>=2024.2",
+        "ml_dtypes>=0.5",
+        "numpy>=2",
+        "pyarrow>=16",
+        "tensorboardX>=2.6",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]"],
+        "gpu": ["jax[cuda12]"],
+        "gcs": ["gcsfs>=2024.2"],
+        "wandb": ["wandb>=0.17"],
+        "notebooks": ["jupyter", "nbclient", "matplotlib"],
+        "test": TEST,
+    },
+)
