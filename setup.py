@@ -10,7 +10,7 @@ setup(
     description="Post-training of language models in JAX, for TPU pods, GPUs and laptops",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["easylm", "easylm.*"]),
+    packages=find_packages(include=["easylm", "easylm.*", "configs"]),
     install_requires=[
         "jax>=0.10,<0.13",
         "flax>=0.12,<0.13",
@@ -27,6 +27,7 @@ setup(
         "fsspec>=2024.2",
         "ml_dtypes>=0.5",
         "numpy>=2",
+        "protobuf>=4",
         "pyarrow>=16",
         "tensorboardX>=2.6",
         "tqdm>=4.66",

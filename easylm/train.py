@@ -12,12 +12,12 @@ import sys
 from functools import partial
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
 from easylm import sharding
-from easylm.data.pipeline import Prefetch, place
+from easylm.data.loader import Prefetch, place
 from easylm.errors import UserError
 from easylm.objectives import base as objectives
 from easylm.training import checkpoint, setup
@@ -108,10 +108,10 @@ def train(config, workdir: str) -> dict[str, float]:
                 if stopped:
                     break
                 report.evaluate(evaluate, sample, state.params, done)
-            with phases("save"):
-                checkpoints.close()
         finally:
             batches.close()
+            with phases("save"):
+                checkpoints.close()
             report.close()
     if stopped:
         print(f"stopped and saved after iteration {done} of {steps}", file=sys.stderr)
@@ -124,6 +124,7 @@ def main(argv) -> None:
         raise UserError(f"{argv[1]!r} is not a flag; write --config.name=value")
     if WORKDIR.value is None or CONFIG.value is None:
         raise UserError("give --config FILE and --workdir DIR")
+    logging.set_verbosity(logging.WARNING)
     if COORDINATOR.value == "auto":
         jax.distributed.initialize()
     elif COORDINATOR.value:

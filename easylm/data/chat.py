@@ -213,9 +213,10 @@ def _runs(pieces: list[Piece]) -> list[tuple[Run, int | None]]:
 def _join(encoded: list[list[int]], turns: list[int | None], scored: str) -> Encoded:
     answers = {turn for turn in turns if turn is not None}
     answers = {max(answers)} if scored == "last" and answers else answers
-    ids = [i for run in encoded for i in run]
-    mask = [float(t in answers) for t, r in zip(turns, encoded, strict=True) for _ in r]
-    return np.array(ids, np.int32), np.array(mask, np.float32)
+    counts = [len(run) for run in encoded]
+    ids = np.fromiter(itertools.chain(*encoded), np.int32, sum(counts))
+    kept = np.array([turn in answers for turn in turns], np.float32)
+    return ids, np.repeat(kept, counts)
 
 
 def _bos(tokenizer) -> list[Piece]:
@@ -241,7 +242,9 @@ def _check(messages, answered: bool) -> None:
         raise UserError("messages is empty; a conversation has at least one message")
     for i, message in enumerate(messages):
         if not isinstance(message.get("role"), str):
-            raise UserError(f"messages[{i}].role is {message.get('role')!r}, no string")
+            raise UserError(
+                f"messages[{i}].role is {message.get('role')!r}; it must be a string"
+            )
         text = message.get("content")
         if not isinstance(text, str) and not message.get("tool_calls"):
             kind = type(text).__name__
@@ -342,7 +345,7 @@ def _find_answers(tokenizer, messages, text: str) -> list | None:
     return spans
 
 
-def _cut(text: str, spans: list, words: dict[str, str], tokenizer):
+def _cut(text: str, spans: list, words: dict[int, str], tokenizer):
     """Pieces of a rendered text; `words` are the special strings hidden in it."""
     at = 0
     edges = sorted({edge for start, end, _ in spans for edge in (start, end)})
@@ -351,12 +354,12 @@ def _cut(text: str, spans: list, words: dict[str, str], tokenizer):
         inside = [] if run.control else [edge for edge in edges if at < edge < stop]
         for start, end in itertools.pairwise([at, *inside, stop]):
             turn = next((turn for a, b, turn in spans if a <= start < b), None)
-            part = "".join(words.get(c, c) for c in text[start:end])
+            part = text[start:end].translate(words)
             yield Piece(part, run.control, turn is not None, turn or 0)
         at = stop
 
 
-def _hide_specials(messages, tokenizer) -> tuple[list, dict[str, str]]:
+def _hide_specials(messages, tokenizer) -> tuple[list, dict[int, str]]:
     """Puts an unused character for every special string that somebody typed."""
     typed = _strings(messages)
     found = sorted((s for s in tokenizer.specials if s in typed), key=len, reverse=True)
@@ -372,7 +375,7 @@ def _hide_specials(messages, tokenizer) -> tuple[list, dict[str, str]]:
                 value = value.replace(word, mark)
         return value
 
-    words = dict(zip(marks, found, strict=True))
+    words = {ord(mark): word for mark, word in zip(marks, found, strict=True)}
     return (hide(messages) if words else messages), words
 
 

@@ -5,7 +5,8 @@ The path chooses the kind:
     *.parquet                               Arrow columns, read when first asked for
     *.jsonl  *.json                         one JSON object per line
     *.jsonl.gz  *.json.gz                   the same, compressed
-    tfds:NAME[/config][:split][@data_dir]   a prepared array_record data set
+    tfds:NAME[/config][:split][@data_dir]   a prepared array_record data set, or one
+                                            that simulator/builders.py makes on the spot
 
 A path may be a file, a directory, a glob or a list of those, local or remote (gs://).
 The shards of one source follow each other in the order of their names.
@@ -293,6 +294,8 @@ class TfdsShard:
             import tensorflow_datasets as tfds
         except ImportError as e:
             raise UserError(f"{path}: pip install tensorflow-datasets") from e
+        from easylm.simulator import builders  # makes our own known to tfds
+
         prepare = (
             "prepare it once with tensorflow_datasets.builder"
             f"({name!r}, data_dir={data_dir!r}, file_format='array_record')"
@@ -300,6 +303,7 @@ class TfdsShard:
         )
         try:
             builder = tfds.builder(name, data_dir=data_dir)
+            builders.prepare(builder)
             self.rows = builder.as_data_source(split=split)
         except tfds.core.DatasetNotFoundError:
             where = data_dir or "the default data_dir"

@@ -120,12 +120,13 @@ class Tokenizer:
         named = self._json("special_tokens_map.json") | config
         named = {role: _text(named[role]) for role in ROLES if role in named}
         if "tokenizer.json" in files:
-            wanted = {*named.values(), *END_OF_TURN, *HEADERS} - {None}
+            added = _added_tokens(config, {})
+            wanted = {*named.values(), *added, *END_OF_TURN, *HEADERS} - {None}
             self._engine = _HuggingFace(files["tokenizer.json"], wanted, path)
         else:
+            added = _added_tokens(config, self._json("added_tokens.json"))
             each = config.get("legacy") is not False
             self._engine = _SentencePiece(files["tokenizer.model"], each, path)
-        added = _added_tokens(config, self._json("added_tokens.json"))
         self.specials: dict[str, int] = added | self._engine.specials
         last = max(self.specials.values(), default=-1)
         self.vocab_size: int = max(self._engine.size, last + 1)
@@ -184,9 +185,9 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes when any id could: for caches of tokenized data."""
+        """Changes when ids or the template do: for caches of tokenized data."""
         digest = hashlib.sha256(self._engine.data)
-        state = [self.bos, self.eos, self.pad, self.stop_ids, self.chat_template]
+        state = [self.bos, self.eos, self.pad, self.chat_template]
         state += [sorted(self.specials.items()), self._engine.prefix_each_run]
         digest.update(json.dumps(state).encode())
         return digest.hexdigest()[:16]
@@ -194,9 +195,10 @@ class Tokenizer:
     def save(self, folder: str, chat_template: str | None = None) -> None:
         """Writes the files as they were read, so that AutoTokenizer loads them.
 
-        `chat_template` replaces the template, e.g. by the one used in training.
+        `chat_template` replaces the template, e.g. by the one used in training. A
+        generation_config.json that is there already belongs to the model and stays.
         """
-        files = {k: v for k, v in self.files.items() if k != "generation_config.json"}
+        files = dict(self.files)
         if "tokenizer_config.json" not in files:
             files |= self._describe()
         if chat_template is not None:
@@ -206,6 +208,8 @@ class Tokenizer:
             files["chat_template.jinja"] = chat_template.encode()
         folder = epath.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "generation_config.json").exists():
+            files.pop("generation_config.json", None)
         for name, data in files.items():
             (folder / name).write_bytes(data)
 
@@ -218,32 +222,35 @@ class Tokenizer:
             raise UserError(f"{self.path}/{name} is not JSON: {error}") from error
 
     def _name_special_tokens(self, named: dict[str, str | None]) -> None:
-        stops = self._json("generation_config.json").get("eos_token_id") or []
+        stops = self._json("generation_config.json").get("eos_token_id")
         stops = stops if isinstance(stops, list) else [stops]
-        ids = {role: self._find(named, role) for role in ROLES}
-        eos = ids["eos_token"]
-        if eos is None and not stops:
+        stops = [i for i in stops if i is not None]
+        eos = [self._find(named, "eos_token"), *stops]
+        eos = next((i for i in eos if i in self._names), None)
+        if eos is None:
             raise UserError(
                 f"{self.path} does not say which token ends a text; add a "
                 'tokenizer_config.json with "eos_token"'
             )
-        self.bos: int | None = ids["bos_token"]
-        self.eos: int = stops[0] if eos is None else eos
-        self.pad: int = self.eos if ids["pad_token"] is None else ids["pad_token"]
+        pad = self._find(named, "pad_token")
         ends = [self.specials[name] for name in END_OF_TURN if name in self.specials]
-        self.stop_ids = tuple(dict.fromkeys([self.eos, *stops, *ends]))
+        self.bos: int | None = self._find(named, "bos_token")
+        self.eos: int = eos
+        self.pad: int = eos if pad is None else pad
+        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys([eos, *stops, *ends]))
         self.bos_token: str = self._names.get(self.bos, "")
-        self.eos_token: str = self._names[self.eos]
+        self.eos_token: str = self._names[eos]
 
     def _find(self, named: dict[str, str | None], role: str) -> int | None:
         """What the files say, or else what the model says or is usual."""
-        if named.get(role) and role != "pad_token" and named[role] not in self.specials:
+        names = [named[role]] if role in named else self._engine.roles.get(role, ())
+        found = next((self.specials[n] for n in names if n in self.specials), None)
+        if found is None and named.get(role) and role != "pad_token":
             raise UserError(
                 f"{self.path}: {role} {named[role]!r} is not in the vocabulary; "
                 "correct tokenizer_config.json"
             )
-        names = (named[role],) if role in named else self._engine.roles.get(role, ())
-        return next((self.specials[n] for n in names if n in self.specials), None)
+        return found
 
     @cached_property
     def _names(self) -> dict[int, str]:

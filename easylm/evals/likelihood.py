@@ -4,7 +4,7 @@ import math
 
 import jax
 
-from easylm.data.pipeline import place
+from easylm.data.loader import place
 from easylm.training.metrics import accumulate
 
 

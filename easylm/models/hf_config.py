@@ -18,7 +18,7 @@ CLASSES = {
     "olmo2": "Olmo2ForCausalLM",
 }
 
-# Fields that change the maths in ways this decoder has not got, and their neutral value.
+# Fields that change the maths beyond what this decoder does, and their neutral value.
 _NEUTRAL = {
     "attention_bias": False,
     "mlp_bias": False,
@@ -162,7 +162,7 @@ def _rope(raw: dict) -> tuple[float, RopeScaling | None]:
             original_len=_need(rope, "original_max_position_embeddings"),
         )
     raise UserError(
-        f"rope_scaling of type {kind!r} is not supported; default, linear and llama3 are"
+        f"rope_scaling {kind!r} is not supported; default, linear and llama3 are"
     )
 
 

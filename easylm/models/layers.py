@@ -5,8 +5,17 @@ B rows, T time, D embed, N heads, H head_dim.
 
 import math
 
+import flax.struct
 import jax
 import jax.numpy as jnp
+
+
+@flax.struct.dataclass
+class Rows:
+    """A weight stored transposed, [out, in], for few tokens at a time (decoding.py)."""
+
+    w: jax.Array
+    shape: tuple[int, ...] = flax.struct.field(pytree_node=False)  # of one output
 
 
 def project(x, weight, *, dims: int = 1, dtype, lora_scale: float = 0.0):
@@ -16,6 +25,10 @@ def project(x, weight, *, dims: int = 1, dtype, lora_scale: float = 0.0):
     y = x w + scale (x a) b, never forming w + a b.
     """
     x = x.astype(dtype)
+    if isinstance(weight, Rows):
+        flat = x.reshape(-1, weight.w.shape[1])
+        out = jax.lax.dot_general(weight.w, flat, (((1,), (1,)), ((), ())))  # [out, BT]
+        return out.T.reshape(*x.shape[: x.ndim - dims], *weight.shape)
     if not isinstance(weight, dict):
         return _contract(x, weight, dims, dtype)
     low = _contract(x, weight["lora_a"], dims, dtype)

@@ -69,7 +69,9 @@ VARIANTS = {
     "code-7b": _CODE,
     "code-13b": replace(_CODE, **_13B),
     "code-34b": replace(_CODE, vocab_size=32_000, **_34B),
-    "code-70b": replace(_CODE, max_len=4096, rope_theta=10_000.0, **_70B),
+    "code-70b": replace(_CODE, **_70B),
+    # Instruct and Python 70B had no long-context training.
+    "code-70b-instruct": replace(_CODE, max_len=4096, rope_theta=10_000.0, **_70B),
     "yi-6b": replace(
         _LLAMA_2, vocab_size=64_000, kv_heads=4, rope_theta=5_000_000.0, norm_eps=1e-5
     ),
@@ -82,6 +84,18 @@ VARIANTS = {
         kv_heads=8,
         mlp_dim=20_480,
         rope_theta=5_000_000.0,
+    ),
+    # Learns to talk from scratch on a laptop: see configs/sft.py:tiny.
+    "1m": TransformerConfig(
+        vocab_size=768,
+        dim=128,
+        layers=4,
+        heads=4,
+        kv_heads=4,
+        mlp_dim=352,
+        max_len=512,
+        dtype="float32",
+        remat="none",
     ),
     "tiny": TransformerConfig(
         vocab_size=256,

@@ -1,6 +1,6 @@
-"""The safetensors format: where each tensor lies in a file, ranges of its rows, headers.
+"""The safetensors format: where each tensor lies in a file, reading ranges of rows.
 
-A file is 8 bytes n, n bytes of JSON {name: {dtype, shape, data_offsets}}, then the data.
+A file: 8 bytes n, n bytes of JSON {name: {dtype, shape, data_offsets}}, then the data.
 Paths are local or remote (gs://); only the bytes asked for are read.
 """
 

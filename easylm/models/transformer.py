@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import normal, ones, zeros
 
 from easylm.errors import UserError
-from easylm.models.attention import attend, visible
+from easylm.models.attention import attend, attend_cache, visible
 from easylm.models.base import Model, ParamSpec
 from easylm.models.layers import (
     dropout,
@@ -101,8 +101,8 @@ REMAT = {
 class Cache(NamedTuple):
     """Keys and values seen so far. Slot s of row b holds token `positions[b, s]`."""
 
-    k: jax.Array  # [L, B, S, K, H]
-    v: jax.Array
+    k: jax.Array | tuple  # [L, B, K, H, S], or one [B, K, H, S] per layer
+    v: jax.Array | tuple  # [L, B, K, S, H], or one [B, K, S, H] per layer
     positions: jax.Array  # int32[B, S]
     segments: jax.Array  # int32[B, S]   0: empty
     index: jax.Array  # int32[]       the next slot to write, the same in all rows
@@ -220,40 +220,74 @@ def unembed(params, *, config: TransformerConfig):
 def init_cache(rows: int, length: int, *, config: TransformerConfig) -> Cache:
     """An empty cache of `length` slots, split like the activations."""
     c = config
-    shape = (c.layers, rows, length, c.kv_heads, c.head_dim)
-    names = (None, "batch", None, "act_heads", None)
-    keys, values = (constrain(jnp.zeros(shape, c.dtype), *names) for _ in "kv")
+    layers, heads, dim = c.layers, c.kv_heads, c.head_dim
+    names = (None, "batch", "act_heads", None, None)
+    keys = constrain(jnp.zeros((layers, rows, heads, dim, length), c.dtype), *names)
+    values = constrain(jnp.zeros((layers, rows, heads, length, dim), c.dtype), *names)
     slots = constrain(jnp.zeros((rows, length), jnp.int32), "batch", None)
     return Cache(keys, values, slots, slots, jnp.zeros((), jnp.int32))
 
 
 def _extend(params, x, positions, segments, tables, cache: Cache, c):
-    """The layers over T more tokens. The cache rides in the carry, updated in place."""
-    slots = jax.lax.dynamic_update_slice
+    """The layers over T more tokens; each writes its keys and values into the cache."""
+    write = jax.lax.dynamic_update_slice
     cache = cache._replace(
-        positions=slots(cache.positions, positions, (0, cache.index)),
-        segments=slots(cache.segments, segments, (0, cache.index)),
+        positions=write(cache.positions, positions, (0, cache.index)),
+        segments=write(cache.segments, segments, (0, cache.index)),
     )
     seen = _masks(c, positions, segments, cache.positions, cache.segments)
+    run = _scan_cached if isinstance(params["layers"], dict) else _unroll_cached
+    x, keys, values = run(params["layers"], x, tables, seen, cache, c)
+    cache = cache._replace(k=keys, v=values, index=cache.index + x.shape[1])
+    return rms_norm(x, params["final_norm"], c.norm_eps), cache
+
+
+def _scan_cached(layers, x, tables, seen, cache: Cache, c):
+    """Stacked layers. The cache rides in the carry, updated in place."""
 
     def layer(carry, at):
-        x, keys, values = carry
+        x, *memory = carry
         weights, index = at
 
         def remember(k, v):
-            where = (index, 0, cache.index, 0, 0)
-            memory = slots(keys, k[None], where), slots(values, v[None], where)
-            return *(
-                jax.lax.dynamic_index_in_dim(m, index, 0, False) for m in memory
-            ), memory
+            new = _as_cached(k, v)
+            starts = (index, 0, 0, 0, cache.index), (index, 0, 0, cache.index, 0)
+            written = tuple(
+                jax.lax.dynamic_update_slice(old, part[None], start)
+                for old, part, start in zip(memory, new, starts, strict=True)
+            )
+            read = jax.lax.dynamic_index_in_dim
+            return *(read(m, index, 0, False) for m in written), written
 
         x, memory = _block(x, weights, tables, seen(index), c, remember)
         return (x, *memory), None
 
-    at = (params["layers"], jnp.arange(c.layers))
+    at = (layers, jnp.arange(c.layers))
     (x, keys, values), _ = jax.lax.scan(layer, (x, cache.k, cache.v), at)
-    cache = cache._replace(k=keys, v=values, index=cache.index + x.shape[1])
-    return rms_norm(x, params["final_norm"], c.norm_eps), cache
+    return x, keys, values
+
+
+def _unroll_cached(layers, x, tables, seen, cache: Cache, c):
+    """One layer after the other, each with arrays of its own (see decoding.py)."""
+    out = []
+    for index, weights in enumerate(layers):
+
+        def remember(k, v, index=index):
+            k, v = _as_cached(k, v)
+            write = jax.lax.dynamic_update_slice
+            k = write(cache.k[index], k, (0, 0, 0, cache.index))
+            v = write(cache.v[index], v, (0, 0, cache.index, 0))
+            return k, v, (k, v)
+
+        x, memory = _block(x, weights, tables, seen(index), c, remember)
+        out.append(memory)
+    keys, values = zip(*out, strict=True)
+    return x, keys, values
+
+
+def _as_cached(k, v):
+    """[B, T, K, H] twice -> [B, K, H, T] and [B, K, T, H]."""
+    return k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
 
 
 def _block(x, w, tables, seen, c, remember=None, dropout_key=None):
@@ -263,14 +297,22 @@ def _block(x, w, tables, seen, c, remember=None, dropout_key=None):
 
     h = x if c.post_norm else rms_norm(x, w["attn_norm"], c.norm_eps)
     q, k, v = _qkv(h, w["attn"], tables, c, into)
-    k, v, memory = (k, v, None) if remember is None else remember(k, v)
-    out = constrain(attend(q, k, v, seen), "batch", "length", "act_heads", None)
+    if remember is None:
+        out, memory = attend(q, k, v, seen), None
+    else:
+        *cached, memory = remember(k, v)
+        out = attend_cache(q, *cached, seen)
+    out = constrain(out, "batch", "length", "act_heads", None)
     out = into(out, w["attn"]["o"], dims=2)
     out = rms_norm(out, w["attn_norm"], c.norm_eps) if c.post_norm else out
     x = constrain(x + dropout(out, c.dropout, keys[0]), "batch", "length", None)
 
     h = x if c.post_norm else rms_norm(x, w["mlp_norm"], c.norm_eps)
-    h = jax.nn.silu(into(h, w["mlp"]["gate"])) * into(h, w["mlp"]["up"])
+    if "gate_up" in w["mlp"]:  # joined by decoding.py
+        gate, up = jnp.split(into(h, w["mlp"]["gate_up"]), 2, axis=-1)
+    else:
+        gate, up = (into(h, w["mlp"][name]) for name in ("gate", "up"))
+    h = jax.nn.silu(gate) * up
     out = into(constrain(h, "batch", "length", "act_mlp"), w["mlp"]["down"])
     out = rms_norm(out, w["mlp_norm"], c.norm_eps) if c.post_norm else out
     x = constrain(x + dropout(out, c.dropout, keys[1]), "batch", "length", None)
@@ -278,7 +320,11 @@ def _block(x, w, tables, seen, c, remember=None, dropout_key=None):
 
 
 def _qkv(h, w, tables, c, into):
-    q, k, v = (into(h, w[name]) for name in "qkv")
+    if "qkv" in w:  # joined by decoding.py
+        cuts = (c.heads, c.heads + c.kv_heads)
+        q, k, v = jnp.split(into(h, w["qkv"]), cuts, axis=2)
+    else:
+        q, k, v = (into(h, w[name]) for name in "qkv")
     if c.qkv_bias:
         biases = (w[f"{name}_bias"].astype(c.dtype) for name in "qkv")
         q, k, v = (x + bias for x, bias in zip((q, k, v), biases, strict=True))

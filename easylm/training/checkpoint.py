@@ -1,6 +1,6 @@
 """Checkpoints of a run: the only file that knows orbax.
 
-workdir/config.json          the config the run was started with
+workdir/run.json             the config the run was started with
 workdir/model.json           the shape of the model
 workdir/tokenizer/           the tokenizer's own files
 workdir/checkpoints/<i>/     state after iteration i: params, optimizer, step
@@ -64,18 +64,16 @@ class Checkpoints:
         """Starts writing the state after `iteration` iterations."""
         if iteration == self.latest():
             return
-        state = {"step": state.step, "params": state.params, "opt": state.opt_state}
-        items = {k: ocp.args.StandardSave(v) for k, v in state.items()}
         with _explained("save"):
+            items = {k: ocp.args.StandardSave(v) for k, v in _items(state).items()}
             self._manager.save(iteration, args=ocp.args.Composite(**items))
 
     def restore(self, iteration: int, target: State) -> State:
         """The state, laid out as `target` (ShapeDtypeStructs with shardings)."""
-        tree = {"step": target.step, "params": target.params, "opt": target.opt_state}
-        items = {k: ocp.args.StandardRestore(v) for k, v in tree.items()}
+        items = {k: ocp.args.StandardRestore(v) for k, v in _items(target).items()}
         with _explained("restore"):
             got = self._manager.restore(iteration, args=ocp.args.Composite(**items))
-        return State(got["step"], got["params"], got["opt"])
+        return State(got["rest"]["step"], got["params"], got["rest"]["opt"])
 
     def restore_params(self, iteration: int, target):
         item = ocp.args.StandardRestore(target)
@@ -83,14 +81,16 @@ class Checkpoints:
             args = ocp.args.Composite(params=item)
             return self._manager.restore(iteration, args=args)["params"]
 
-    def wait(self) -> None:
-        """Blocks until everything is on disk; raises what went wrong there."""
-        with _explained("save"):
-            self._manager.wait_until_finished()
-
     def close(self) -> None:
+        """Waits until everything is on disk; raises what went wrong there."""
         with _explained("save"):
             self._manager.close()
+
+
+def _items(state: State) -> dict:
+    """Parameters apart, so that they can be read without the optimizer."""
+    rest = {"step": state.step, "opt": state.opt_state}
+    return {"params": state.params, "rest": rest}
 
 
 class Loaded(NamedTuple):
@@ -109,7 +109,7 @@ def load_for_inference(workdir, layout=None) -> Loaded:
     """
     from easylm.data import tokenizer
 
-    config = json.loads(_read(epath.Path(workdir) / "config.json"))
+    config = json.loads(_read(epath.Path(workdir) / "run.json"))
     plain = dataclasses.replace(read_model_config(workdir), lora_rank=0)
     model = transformer.make(plain)
     params = load_params(workdir, model, layout)
@@ -158,7 +158,7 @@ def read_model_config(workdir) -> transformer.TransformerConfig:
 
 def check_config(workdir, config) -> None:
     """Writes the config of a new run; refuses to resume one that means another run."""
-    path = epath.Path(workdir) / "config.json"
+    path = epath.Path(workdir) / "run.json"
     new = json.loads(config.to_json_best_effort())
     if path.exists():
         old = _flat(json.loads(_read(path)))

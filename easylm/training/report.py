@@ -48,8 +48,8 @@ class Report:
         if data.counts:
             counts = ", ".join(f"{n:,} {why}" for why, n in sorted(data.counts.items()))
             self._progress.print(f"rows    {counts}")
-        counts = {f"data/{why}": n for why, n in data.counts.items()}
-        self._writer.scalars(self._start, counts | {"data/fill": stats["fill"]})
+            counts = {f"data/{why}": n for why, n in data.counts.items()}
+            self._writer.scalars(self._start, counts)
 
     def waiting(self, batches):
         """The batches, with the time spent waiting for them on the clock."""
@@ -112,7 +112,8 @@ class Report:
             values = metrics.accumulate(self._window)
         updates = len(self._window)
         work = {name: values.pop(name) * updates for name in _WORK}
-        line = {f"train/{k}": v for k, v in values.items()}
+        line = {"data/fill": values.pop("fill")}
+        line |= {f"train/{k}": v for k, v in values.items()}
         line["train/learning_rate"] = float(self._lr(done - 1))
         line["memory/peak_gib"] = peak_memory()[0] / 2**30
         seconds = self._phases.seconds()
@@ -164,4 +165,5 @@ def _work(config, seqs):
     one = jnp.ones(())
     real = jnp.sum(seqs.segments != 0).astype(jnp.float32)
     pairs = flops.attended(config, seqs.positions, seqs.segments)
-    return {"real_tokens": Mean(real, one), "pairs": Mean(pairs, one)}
+    fill = Mean(real, one * seqs.tokens.size)
+    return {"real_tokens": Mean(real, one), "pairs": Mean(pairs, one), "fill": fill}

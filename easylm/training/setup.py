@@ -10,10 +10,10 @@ from jax.experimental import multihost_utils
 from easylm.data import chat, formats, pipeline, sources
 from easylm.data import tokenizer as tokenizers
 from easylm.errors import UserError
-from easylm.evals import likelihood, samples
+from easylm.evals import likelihood
 from easylm.models import base, hf, transformer
 from easylm.sharding import Layout, check_divides
-from easylm.training import checkpoint, optimizer
+from easylm.training import checkpoint, optimizer, select
 from easylm.training.step import State, init_state
 
 
@@ -39,17 +39,14 @@ def make_tokenizer(config, workdir):
     path = config.tokenizer or config.init
     if not path:
         raise UserError("no tokenizer: set config.tokenizer or config.init")
-    if kept.exists():
-        return tokenizers.load(str(kept))
-    if path != "train":
-        if not config.tokenizer and checkpoint.is_workdir(path):
-            path = epath.Path(path) / "tokenizer"
-        loaded = tokenizers.load(str(path))
-        if jax.process_index() == 0:
-            loaded.save(str(kept), chat_template=chat.source(config.template))
-        return loaded
-    if jax.process_index() == 0:
-        _train_tokenizer(config, kept)
+    if jax.process_index() == 0 and not kept.exists():
+        if path == "train":
+            _train_tokenizer(config, kept)
+        else:
+            if not config.tokenizer and checkpoint.is_workdir(path):
+                path = epath.Path(path) / "tokenizer"
+            template = chat.source(config.template)
+            tokenizers.load(str(path)).save(str(kept), chat_template=template)
     _barrier("tokenizer")
     return tokenizers.load(str(kept))
 
@@ -119,6 +116,8 @@ def make_samples(config, tokenizer, model):
     """sample(params, key) -> [(prompt, answer)], or None."""
     if not config.sample.prompts or not config.sample.every:
         return None
+    from easylm.evals import samples
+
     return samples.make(
         model,
         tokenizer,
@@ -136,13 +135,13 @@ def make_optimizer(config, spec, steps: int):
     train = config.train
     if config.model.lora_rank and not train:
         from easylm.models.lora import TRAIN as train
-    return made, lr, optimizer.trainable(spec, config.freeze, train)
+    return made, lr, select.trainable(spec, config.freeze, train)
 
 
 def abstract_state(spec, made, trainable, layout: Layout) -> State:
     """The state as shapes and shardings: what init fills and restore aims at."""
     params = base.abstract(spec, layout)
-    chosen, _ = optimizer.partition(params, trainable)
+    chosen, _ = select.partition(params, trainable)
     shapes = jax.eval_shape(made.init, chosen)
     axes = optimizer.state_axes(made, chosen, base.map_spec(lambda s: s.axes, spec))
     place = lambda names, x: jax.ShapeDtypeStruct(

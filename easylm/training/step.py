@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from easylm.losses.masked import Mean
-from easylm.training.optimizer import combine, partition
+from easylm.training.select import combine, partition
 
 
 @flax.struct.dataclass
@@ -53,8 +53,8 @@ def train_step(
     one = jnp.ones(())
     metrics |= {
         "tokens": Mean(objective.count, one),
-        "grad_norm": Mean(optax.global_norm(grads), one),
-        "param_norm": Mean(optax.global_norm(chosen), one),
+        "grad_norm": Mean(optax.tree.norm(grads), one),
+        "param_norm": Mean(optax.tree.norm(chosen), one),
     }
     return State(state.step + 1, moved, opt_state), metrics
 

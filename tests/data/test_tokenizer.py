@@ -271,8 +271,32 @@ def test_generation_config_and_turn_tokens_say_where_to_stop(kinds, tmp_path):
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [5, 2]}')
     tokenizer = tok.load(tmp_path)
     assert tokenizer.stop_ids == (tokenizer.eos, 5, tokenizer.id_of("<|eot_id|>"))
-    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 7}')
-    assert 7 in tok.load(tmp_path).stop_ids
+    tokenizer.save(tmp_path / "copy")
+    assert tok.load(tmp_path / "copy").stop_ids == tokenizer.stop_ids
+    (tmp_path / "copy" / "generation_config.json").write_text('{"eos_token_id": 7}')
+    tokenizer.save(tmp_path / "copy")
+    assert 7 in tok.load(tmp_path / "copy").stop_ids
+
+
+def test_the_config_decides_what_is_special(kinds, tmp_path):
+    """Also against a tokenizer.json that lists the token as ordinary."""
+    kinds["bytes"].save(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    think = kinds["bytes"].id_of("<think>")
+    config["added_tokens_decoder"] = {str(think): {"content": "<think>"}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = tok.load(tmp_path)
+    assert tokenizer.encode("<think>") == [think]
+    assert think not in tokenizer.encode_runs([[tok.Run("<think>")]])[0][0]
+    assert think in kinds["bytes"].encode_runs([[tok.Run("<think>")]])[0][0]
+
+
+def test_eos_may_be_known_from_the_generation_config_alone(kinds, tmp_path):
+    kinds["bytes"].save(tmp_path)
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 0}')
+    tokenizer = tok.load(tmp_path)
+    assert (tokenizer.eos, tokenizer.eos_token) == (0, "<|begin|>")
 
 
 def test_pad_is_eos_where_there_is_none(kinds):

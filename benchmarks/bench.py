@@ -1,0 +1,278 @@
+"""How fast this machine trains and samples, against its own measured limits.
+
+    python benchmarks/bench.py [--json FILE] [--case NAME] [--repeats N]
+
+Fixed shape: vocabulary 32,000, 8 layers, width 512, 8 heads, 4 key/value heads, MLP
+1,408, float32. Training: 8 rows of 512 tokens, AdamW. Sampling: 8 prompts of 128 tokens
+and 256 new ones, at temperature 1.
+
+A limit is measured beside every repetition and the median of the ratios is reported, so
+that a machine whose speed drifts gives the same answer. Each case runs in a process of
+its own: peak memory and time to the first step are its alone. Training is held against
+the matrix-product rate; sampling against reading every weight once per token at the
+measured memory bandwidth.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+
+ROWS, LENGTH, PROMPT, NEW = 8, 512, 128, 256
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--json", default="", help="also write the results here")
+    options.add_argument("--case", choices=CASES, help="only this one")
+    options.add_argument("--repeats", type=int, default=5)
+    options.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    args = options.parse_args()
+    if args.here:
+        print(json.dumps(CASES[args.case](args.repeats)))
+        return
+    cases = [args.case] if args.case else list(CASES)
+    report = machine() | {"cases": {name: _run(name, args.repeats) for name in cases}}
+    print(table(report))
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump(report, file, indent=2)
+
+
+def table(report: dict) -> str:
+    """The report as aligned text."""
+    head = ("case", "tokens/s", "useful tok/s", "of limit", "peak GiB", "first step")
+    rows = [head]
+    for name, r in report["cases"].items():
+        rows.append(
+            (
+                name,
+                f"{r['tokens_per_second']:,.0f}",
+                f"{r['useful_tokens_per_second']:,.0f}",
+                f"{r['fraction_of_limit']:.1%}",
+                f"{r['peak_gib']:.2f}",
+                f"{r['first_step_seconds']:.1f} s",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    about = f"{report['device']}, {report['cores']} cores, jax {report['jax']}"
+    return "\n".join([about, *lines])
+
+
+def machine() -> dict:
+    import jax
+
+    return {
+        "device": _processor() or jax.devices()[0].device_kind,
+        "cores": os.cpu_count(),
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def sft_padded(repeats: int) -> dict:
+    """Every position holds a token: the speed of the step itself."""
+    return _sft([[LENGTH]] * ROWS, repeats)
+
+
+def sft_lengths_padded(repeats: int) -> dict:
+    """Conversations of realistic length, one to a row."""
+    return _sft([[n] for n in _lengths(ROWS)], repeats)
+
+
+def sft_lengths_packed(repeats: int) -> dict:
+    """Conversations of the same distribution, packed into rows."""
+    from easylm.data.packing import pack
+
+    lengths = _lengths(400)
+    plan = pack(lengths, LENGTH)
+    rows = [[int(lengths[i]) for i in plan[r]] for r in range(ROWS)]
+    return _sft(rows, repeats)
+
+
+def sampling(repeats: int) -> dict:
+    """Prefill and decode in one program."""
+    import jax
+    import jax.numpy as jnp
+
+    from easylm.models import base
+    from easylm.rollout.sampler import generate
+    from easylm.training.flops import matmul_params, measure_bandwidth
+
+    model = _model()
+    params = base.init(model.spec, jax.random.key(0))
+    prompts = jax.random.randint(jax.random.key(1), (ROWS, PROMPT), 0, 32_000)
+    lengths = jnp.full(ROWS, PROMPT, jnp.int32)
+
+    def run():
+        out = generate(
+            model, params, prompts, lengths, jax.random.key(2), max_new_tokens=NEW
+        )
+        return jax.block_until_ready(out.tokens)
+
+    began = time.perf_counter()
+    run()
+    first = time.perf_counter() - began
+    peak = _peak_gib()
+    weights = 4 * matmul_params(model.config)
+    times, fractions = [], []
+    for _ in range(repeats):
+        measure_bandwidth.cache_clear()
+        limit = NEW * weights / measure_bandwidth()
+        began = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - began)
+        fractions.append(limit / times[-1])
+    speed = ROWS * NEW / statistics.median(times)
+    return {
+        "tokens_per_second": speed,
+        "useful_tokens_per_second": speed,
+        "fraction_of_limit": statistics.median(fractions),
+        "peak_gib": peak,
+        "first_step_seconds": first,
+        "seconds": times,
+    }
+
+
+CASES = {
+    f.__name__: f
+    for f in (sft_padded, sft_lengths_padded, sft_lengths_packed, sampling)
+}
+
+
+def _sft(rows: list[list[int]], repeats: int) -> dict:
+    from functools import partial
+
+    import jax
+    import jax.numpy as jnp
+
+    from easylm.models import base
+    from easylm.objectives import base as objectives
+    from easylm.training import flops, optimizer
+    from easylm.training.step import init_state, train_step
+
+    model = _model()
+    objective = objectives.make("sft", model)
+    axes = base.map_spec(lambda s: s.axes, model.spec)
+    made, _ = optimizer.make({"lr": 1e-4}, total_steps=1000, axes=axes)
+    everything = base.map_spec(lambda s: True, model.spec)
+    step = jax.jit(
+        partial(train_step, loss=objective.loss, optimizer=made, trainable=everything),
+        donate_argnums=0,
+    )
+    seqs = _sequences(rows)
+    began = time.perf_counter()
+    params = base.init(model.spec, jax.random.key(0))
+    state = init_state(params, made, everything)
+    state, _ = jax.block_until_ready(step(state, {"seqs": seqs}))
+    first = time.perf_counter() - began
+    peak = _peak_gib()
+
+    useful = float(jnp.sum(seqs.segments != 0))
+    # Padding is computed, too: the fraction of the limit is of what the device did.
+    done = _whole(seqs)
+    pairs = float(flops.attended(model.config, done.positions, done.segments))
+    work = flops.train_flops(model.config, ROWS * LENGTH, pairs)
+    times, fractions = [], []
+    for _ in range(repeats):
+        flops._matmul_peak.cache_clear()
+        limit = flops.measure_matmul_peak()
+        began = time.perf_counter()
+        state, _ = jax.block_until_ready(step(state, {"seqs": seqs}))
+        times.append(time.perf_counter() - began)
+        fractions.append(work / times[-1] / limit)
+    seconds = statistics.median(times)
+    return {
+        "tokens_per_second": ROWS * LENGTH / seconds,
+        "useful_tokens_per_second": useful / seconds,
+        "fraction_of_limit": statistics.median(fractions),
+        "peak_gib": peak,
+        "first_step_seconds": first,
+        "seconds": times,
+    }
+
+
+def _model():
+    from easylm.models.transformer import TransformerConfig, make
+
+    return make(
+        TransformerConfig(
+            vocab_size=32_000,
+            dim=512,
+            layers=8,
+            heads=8,
+            kv_heads=4,
+            mlp_dim=1408,
+            max_len=LENGTH,
+            dtype="float32",
+            remat="none",
+        )
+    )
+
+
+def _lengths(n: int):
+    """Tokens of chat examples: log-normal, median 180, cut at the row."""
+    import numpy as np
+
+    draws = np.random.default_rng(0).lognormal(np.log(180), 0.8, n)
+    return draws.clip(16, LENGTH).astype(int)
+
+
+def _sequences(rows: list[list[int]]):
+    import jax
+    import numpy as np
+
+    from easylm.data.sequences import lay_out
+
+    rng = np.random.default_rng(0)
+    draw = lambda n: (rng.integers(0, 32_000, n).astype("i4"), np.ones(n, "f4"))
+    return jax.device_put(lay_out([[[draw(n)] for n in row] for row in rows], LENGTH))
+
+
+def _whole(seqs):
+    """The same rows, every position counted as a token of one segment."""
+    import jax.numpy as jnp
+
+    positions = jnp.broadcast_to(jnp.arange(LENGTH), seqs.tokens.shape)
+    return seqs.replace(positions=positions, segments=jnp.ones_like(seqs.segments))
+
+
+def _run(case: str, repeats: int) -> dict:
+    argv = [sys.executable, __file__, "--here", "--case", case]
+    done = subprocess.run(
+        [*argv, "--repeats", str(repeats)],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _peak_gib() -> float:
+    from easylm.training.progress import peak_memory
+
+    return peak_memory()[0] / 2**30
+
+
+def _processor() -> str:
+    """The name of the CPU, where the system tells it."""
+    if os.environ.get("JAX_PLATFORMS") != "cpu" or not os.path.exists("/proc/cpuinfo"):
+        return ""
+    with open("/proc/cpuinfo") as file:
+        names = [line for line in file if line.startswith("model name")]
+    return names[0].partition(":")[2].strip() if names else ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""The loader: batches on the devices, made ahead of time in a background thread."""
+
+import threading
+from collections import deque
+from time import perf_counter
+
+import jax
+import numpy as np
+
+from easylm.data.pipeline import Dataset
+from easylm.data.sequences import Sequences
+
+
+def place(dataset: Dataset, iteration: int, sharding) -> Sequences:
+    """The batch of the iteration as global arrays [B, T], split as `sharding` says.
+
+    Only rows that devices of this process hold are tokenised, each of them once.
+    """
+    shape = (dataset.batch_rows, dataset.length)
+    parts = sharding.addressable_devices_indices_map(shape).values()
+    held = sorted({r for part in parts for r in range(*part[0].indices(shape[0]))})
+    local = dataset.rows(iteration, held)
+
+    def spread(array):
+        def cut(index):
+            rows = np.searchsorted(held, range(*index[0].indices(shape[0])))
+            return array[rows, index[1]]
+
+        return jax.make_array_from_callback(shape, sharding, cut)
+
+    return jax.tree.map(spread, local)
+
+
+class Prefetch:
+    """(i, fn(i)) for i in start .. stop - 1, computed ahead in a background thread.
+
+    An exception of `fn` is raised where its value would have come. Leaving the loop
+    ends the thread. `waited`: seconds for which the consumer had to wait.
+    """
+
+    def __init__(self, fn, start: int, stop: int, depth: int = 2):
+        self.waited = 0.0
+        self._fn, self._range, self._depth = fn, range(start, stop), depth
+        self._ready, self._closed = deque(), False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def __iter__(self):
+        try:
+            for i in self._range:
+                value, error = self._take()
+                if error is not None:
+                    raise error
+                yield i, value
+        finally:
+            self.close()
+
+    def close(self):
+        """Ends the thread after the value that it is at. May be called twice."""
+        with self._changed:
+            self._closed = True
+            self._ready.clear()
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _take(self):
+        began = perf_counter()
+        with self._changed:
+            self._changed.wait_for(lambda: self._ready or self._closed)
+            self.waited += perf_counter() - began
+            if not self._ready:
+                raise RuntimeError("this Prefetch was closed")
+            self._changed.notify_all()
+            return self._ready.popleft()
+
+    def _work(self):
+        for i in self._range:
+            try:
+                out = self._fn(i), None
+            except BaseException as e:  # raised again by the consumer
+                out = None, e
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: len(self._ready) < self._depth or self._closed
+                )
+                if self._closed:
+                    return
+                self._ready.append(out)
+                self._changed.notify_all()
+            if out[1] is not None:
+                return

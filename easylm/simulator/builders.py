@@ -1,0 +1,62 @@
+"""Data sets that are made rather than downloaded, as tensorflow-datasets builders.
+
+A class here is known to `tfds:NAME` paths by its name in snake case (SmallTalk is
+tfds:small_talk), and its data is written when it is first opened. That happens in the
+default data_dir of tensorflow-datasets, ~/tensorflow_datasets or $TFDS_DATA_DIR, unless
+the path names another after "@".
+"""
+
+import contextlib
+import io
+
+import tensorflow_datasets as tfds
+
+from easylm.errors import UserError
+from easylm.simulator import small_talk
+
+Text = tfds.features.Text
+
+
+class SmallTalk(tfds.core.GeneratorBasedBuilder):
+    """Conversations of simulator/small_talk.py: splits train and validation."""
+
+    # Data on disk is found by its version: raise it whenever the rows change.
+    VERSION = tfds.core.Version("1.0.0")
+    url_infos = None  # nothing is downloaded
+
+    def _info(self):
+        turn = {"role": Text(), "content": Text()}
+        features = {"family": Text(), "messages": tfds.features.Sequence(turn)}
+        features = tfds.features.FeaturesDict(features)
+        return tfds.core.DatasetInfo(
+            builder=self, features=features, description=self.__doc__
+        )
+
+    def _split_generators(self, dl_manager):
+        return {name: self._generate_examples(name) for name in small_talk.SPLITS}
+
+    def _generate_examples(self, split):
+        yield from enumerate(small_talk.rows(split))
+
+
+def prepare(builder) -> None:
+    """Writes the data of a builder of this file, if nobody has done it yet.
+
+    Every process writes beside the final name and renames at the end: one wins, and the
+    others find that the data is there.
+    """
+    if type(builder).__module__ != __name__ or builder.data_path.exists():
+        return
+    offline = tfds.download.DownloadConfig(try_download_gcs=False)
+    tfds.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # it speaks of downloads
+            builder.download_and_prepare(
+                download_config=offline, file_format="array_record"
+            )
+    except OSError as e:
+        if not builder.data_path.exists():
+            raise UserError(
+                f"the data set {builder.name} cannot be written to {builder.data_path}:"
+                f" {e.strerror or e}; name another folder with $TFDS_DATA_DIR"
+            ) from e

@@ -1,0 +1,210 @@
+"""The loop, seen from outside: what a run leaves behind, how it stops and resumes."""
+
+import re
+import shutil
+import signal
+import socket
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from easylm.errors import UserError
+from easylm.train import PREEMPTED, train
+from easylm.training import checkpoint
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny.write_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """A run of six updates that nobody disturbed."""
+    workdir = tmp_path_factory.mktemp("whole")
+    train(tiny.config(data), workdir)
+    return workdir
+
+
+def state(workdir, iteration=6):
+    """Everything a checkpoint holds: {name: numpy array}."""
+    reader, tree = ocp.StandardCheckpointer(), {}
+    for item in ("params", "rest"):
+        path = workdir / "checkpoints" / str(iteration) / item
+        tree[item] = reader.restore(path)
+    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in flat}
+
+
+def assert_same_run(one, other):
+    """Bit for bit: parameters, optimizer, step and every loss on the way."""
+    a, b = state(one), state(other)
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    assert tiny.losses(one) == tiny.losses(other)
+
+
+def killed_after(whole, iteration, folder):
+    """What `kill -9` leaves when `iteration` was the last whole checkpoint."""
+    shutil.copytree(whole, folder)
+    for path in (folder / "checkpoints").iterdir():
+        if int(path.name) > iteration:
+            shutil.rmtree(path)
+    return folder
+
+
+def test_loss_falls_and_everything_is_logged(whole):
+    losses = tiny.losses(whole)
+    assert list(losses) == [1, 2, 3, 4, 5, 6]
+    assert losses[6] < losses[1] - 0.5
+    documented = re.findall(
+        r"\| `([\w/]+)` \|", (tiny.docs() / "metrics.md").read_text()
+    )
+    logged = {name for line in tiny.lines(whole) for name in line}
+    assert logged - {"step", "time"} <= set(documented)
+
+
+def test_resumed_run_is_the_uninterrupted_one(data, whole, tmp_path):
+    workdir = killed_after(whole, 3, tmp_path / "run")
+    train(tiny.config(data), workdir)
+    assert_same_run(whole, workdir)
+
+
+def test_half_written_checkpoint_is_not_taken_for_whole(data, whole, tmp_path):
+    workdir = killed_after(whole, 4, tmp_path / "run")
+    half = workdir / "checkpoints" / "4"
+    (half / "commit_success.txt").unlink(missing_ok=True)
+    half.rename(workdir / "checkpoints" / "4.orbax-checkpoint-tmp-1")
+    train(tiny.config(data), workdir)
+    assert_same_run(whole, workdir)
+
+
+def test_finished_run_has_nothing_left_to_do(data, whole, tmp_path):
+    workdir = killed_after(whole, 6, tmp_path / "run")
+    train(tiny.config(data), workdir)
+    assert_same_run(whole, workdir)
+
+
+def test_run_resumes_on_another_mesh(data, whole, tmp_path):
+    workdir = killed_after(whole, 3, tmp_path / "run")
+    train(tiny.config(data, mesh="fsdp=2,tensor=2,context=2"), workdir)
+    a, b = tiny.losses(whole), tiny.losses(workdir)
+    np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-4)
+
+
+def test_dropout_resumes_exactly_and_matters(data, whole, tmp_path):
+    config = tiny.config(data, **{"model.dropout": 0.1})
+    train(config, tmp_path / "a")
+    train(config, killed_after(tmp_path / "a", 3, tmp_path / "b"))
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert tiny.losses(tmp_path / "a")[1] != tiny.losses(whole)[1]
+
+
+def test_other_config_is_refused_with_the_difference(data, whole):
+    with pytest.raises(UserError, match=r"optimizer.lr: 0.003 -> 0.1"):
+        train(tiny.config(data, **{"optimizer.lr": 0.1}), whole)
+
+
+def test_lora_trains_adapters_only(data, whole, tmp_path):
+    changes = {"model.lora_rank": 2, "init": str(whole), "tokenizer": ""}
+    train(tiny.config(data, steps=2, **changes), tmp_path / "lora")
+    before, after = state(whole), state(tmp_path / "lora", 2)
+    base = "['params']['layers']['attn']['q']"
+    np.testing.assert_array_equal(before[base], after[base + "['w']"])
+    assert np.any(after[base + "['lora_b']"])
+    assert not any("['w']" in name for name in after if name.startswith("['rest']"))
+    loaded = checkpoint.load_for_inference(tmp_path / "lora")
+    assert np.any(np.asarray(loaded.params["layers"]["attn"]["q"]) != before[base])
+
+
+def test_sigterm_saves_and_says_so(data, whole, tmp_path):
+    process = tiny.command(data, tmp_path / "run", devices=8, steps=100_000)
+    try:
+        wait_for(tmp_path / "run" / "checkpoints" / "2", process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == PREEMPTED, process.stderr.read()
+    finally:
+        process.kill()
+    saved = {int(p.name) for p in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert max(tiny.losses(tmp_path / "run")) == max(saved)
+
+
+def test_kill_while_saving_loses_nothing_that_was_saved(data, whole, tmp_path):
+    """Every update saves, so a kill lands in the middle of one, three times."""
+    workdir = tmp_path / "run"
+    for last in (1, 3, 4):
+        process = tiny.command(data, workdir, devices=8)
+        wait_for(workdir / "checkpoints" / str(last), process)
+        process.kill()
+        process.wait()
+    process = tiny.command(data, workdir, devices=8)
+    assert process.wait() == 0, process.stderr.read()
+    assert_same_run(whole, workdir)
+
+
+def test_two_processes_are_one(data, whole, tmp_path):
+    """Two hosts of four devices each train what one host of eight does."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = ["--coordinator", f"localhost:{port}", "--processes", "2", "--process"]
+    both = [
+        tiny.command(data, tmp_path / "run", *flags, str(i), devices=4) for i in (0, 1)
+    ]
+    for process in both:
+        assert process.wait() == 0, process.stderr.read()
+    a, b = tiny.losses(whole), tiny.losses(tmp_path / "run")
+    np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-6)
+    for name, x in state(whole).items():
+        np.testing.assert_allclose(
+            x, state(tmp_path / "run")[name], atol=1e-5, err_msg=name
+        )
+
+
+def test_nonfinite_loss_stops_and_keeps_the_batch(data, tmp_path):
+    with pytest.raises(UserError, match="iteration 0 is not finite.*npz"):
+        train(tiny.config(data, **{"optimizer.lr": 1e38}), tmp_path / "run")
+    kept = np.load(tmp_path / "run" / "nonfinite-0-0.npz")
+    assert kept["seqs/tokens"].shape == (8, 64)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"batch": 12}, "config.batch = 12 does not divide over 8 devices.*8 or 16"),
+        ({"mesh": "fsdp=3"}, "needs a multiple of 3 devices, but there are 8"),
+        ({"mesh": "tensor=8", "batch": 8}, "kv_heads of parameter .* = 4 does not"),
+        ({"mesh": "context=8", "data.length": 60}, "use 56 or 64"),
+        ({"microbatches": 3}, "does not divide into 3 microbatches"),
+        ({"model.name": "lama:tiny"}, "did you mean llama:tiny"),
+        ({"optimizer.name": "adam"}, "adamw"),
+        ({"objective.name": "stf"}, "sft"),
+        ({"model.vocab_size": 10}, "vocab_size"),
+        ({"train": "nothing"}, "nothing"),
+        ({"template": "tulip"}, "tulu"),
+    ],
+)
+def test_bad_values_are_explained_in_one_line(data, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message) as error:
+        train(tiny.config(data, **changes), tmp_path / "run")
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_key_on_the_command_line_names_the_nearest(data, tmp_path):
+    process = tiny.command(data, tmp_path / "run", "--config.optimizer.lrr=1")
+    assert process.wait() == 2
+    error = process.stderr.read()
+    assert "optimizer.lr" in error and "Traceback" not in error
+
+
+def wait_for(path, process, seconds=120):
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.01)

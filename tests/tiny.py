@@ -1,0 +1,90 @@
+"""A run that takes seconds, for tests of the loop: data, tokenizer, config, commands."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+from configs import sft
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def write_data(folder, rows=48):
+    """Conversations of uneven length as JSONL; the path."""
+    path = folder / "talk.jsonl"
+    turns = []
+    for i in range(rows):
+        answer = " ".join(str(j) for j in range(i, i + 3 + i % 9))
+        turns.append([("user", f"Count from {i}."), ("assistant", answer)])
+    lines = (
+        {"messages": [{"role": r, "content": c} for r, c in turn]} for turn in turns
+    )
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def config(data, steps=6, **changes):
+    """Six updates of a two-layer model on rows of 64 tokens."""
+    c = sft.tiny()
+    c.mesh = "fsdp"
+    c.model.name = "llama:tiny"
+    c.model.vocab_size = 320
+    c.data.mixture.main.path = str(data)
+    c.eval.mixture.main.path = str(data)
+    c.eval.every = c.sample.every = 0
+    c.data.length = 64
+    c.batch = 8
+    c.steps = steps
+    c.log.every = 1
+    c.log.tensorboard = False
+    c.checkpoint.every = 1
+    c.checkpoint.keep = 0
+    c.lock()
+    c.update_from_flattened_dict(changes)
+    return c
+
+
+def command(data, workdir, *flags, devices=1, steps=6, **kwargs):
+    """The same run from the command line, as a subprocess that is not waited for."""
+    c = config(data, steps)
+    values = {
+        "mesh": c.mesh,
+        "model.name": c.model.name,
+        "model.vocab_size": c.model.vocab_size,
+        "data.mixture.main.path": data,
+        "eval.mixture.main.path": data,
+        "data.length": c.data.length,
+        "batch": c.batch,
+        "steps": steps,
+        "log.every": 1,
+        "log.tensorboard": False,
+        "checkpoint.every": 1,
+        "checkpoint.keep": 0,
+        "eval.every": 0,
+        "sample.every": 0,
+    }
+    argv = [sys.executable, "-m", "easylm.train", "--config", "configs/sft.py:tiny"]
+    argv += ["--workdir", str(workdir), *flags]
+    argv += [f"--config.{name}={value}" for name, value in values.items()]
+    count = f"--xla_force_host_platform_device_count={devices}"
+    env = os.environ | {"XLA_FLAGS": count}
+    return subprocess.Popen(
+        argv, cwd=ROOT, env=env, text=True, stderr=subprocess.PIPE, **kwargs
+    )
+
+
+def lines(workdir):
+    """metrics.jsonl as dicts."""
+    text = (workdir / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def losses(workdir):
+    """{iteration: loss} of a run."""
+    return {x["step"]: x["train/loss"] for x in lines(workdir) if "train/loss" in x}
+
+
+def docs():
+    return pathlib.Path(ROOT) / "docs"
