@@ -39,13 +39,15 @@ def config_from_hf(path) -> TransformerConfig:
     fs, root = filesystem(path)
     try:
         raw = json.loads(fs.cat_file(f"{root}/config.json"))
-    except FileNotFoundError:
+        if not isinstance(raw, dict):
+            raise ValueError("it is not an object")
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
             f"{path}: no config.json there; give a directory with a downloaded"
             " Hugging Face model"
         ) from None
     except ValueError as e:
-        raise UserError(f"{path}/config.json is not JSON: {e}") from e
+        raise UserError(f"{path}/config.json is not readable: {e}") from e
     try:
         return _parse(raw)
     except UserError as e:

@@ -71,9 +71,9 @@ def _by_weight(params, config: TransformerConfig) -> dict:
     for name, x in flatten_dict(params, sep="/").items():
         weight, _, part = name.rpartition("/")
         if part in ("w", "lora_a", "lora_b"):
-            out.setdefault(weight, {})[part] = x
+            out.setdefault(weight, {})[part] = jnp.asarray(x)
         else:
-            out[name] = x
+            out[name] = jnp.asarray(x)
     for name, s in spec.items():
         if name not in out:
             raise UserError(f"the parameters lack {name}; nothing was exported")

@@ -1,7 +1,7 @@
 """From logits to a token: temperature, then top-k, then top-p, then min-p.
 
-Nothing is sorted, and one pass of random numbers as long as the vocabulary is not drawn
-either: a token is found by its place in the cumulative distribution.
+The vocabulary is never sorted, and a token costs two random numbers: it is found by its
+place in the cumulative distribution.
 
 B rows, V vocab, N blocks of C tokens.
 """
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 _BLOCK = 128  # tokens that are summed before the cumulative sum
+_NEAR = 512  # tokens among which top-p is looked for first
 
 
 def sample(
@@ -44,7 +45,7 @@ def _floor(scaled, top, top_k, top_p, min_p):
     """The least logit that may be drawn, [B, 1]; None if all may be."""
     floors, values = [], scaled
     if 0 < top_k < scaled.shape[-1]:
-        values = jax.lax.top_k(scaled, top_k)[0]
+        values = _best(scaled, top_k)
         floors.append(values[:, -1:])
     if top_p < 1.0:
         floors.append(top - _nucleus(top - values, top_p))
@@ -54,12 +55,23 @@ def _floor(scaled, top, top_k, top_p, min_p):
 
 
 def _nucleus(gaps, top_p):
-    """[B, 1]: the least g for which tokens with gap <= g hold the share top_p.
+    """[B, 1]: the least g for which the tokens with gap <= g hold the share top_p."""
+    target = top_p * _sum(jnp.exp(-gaps))
+    if gaps.shape[1] <= _NEAR:
+        return _least(gaps, target)
+    near = -_best(-gaps, _NEAR)
+    enough = _sum(jnp.exp(-near)) >= target
+    found = _least(near, target)
+    # Whether other rows need the long way must not change what this row finds.
+    far = jax.lax.cond(
+        jnp.all(enough), lambda: found, lambda: _least(gaps, target)
+    )
+    return jnp.where(enough, found, far)
 
-    Found bit by bit, since non-negative floats are ordered like their bits.
-    """
+
+def _least(gaps, target):
+    """Bit by bit, since non-negative floats are ordered like their bits."""
     weights, bits = jnp.exp(-gaps), jax.lax.bitcast_convert_type(gaps, jnp.int32)
-    target = top_p * _sum(weights)
 
     def halve(_, between):
         low, high = between
@@ -71,6 +83,11 @@ def _nucleus(gaps, top_p):
     infinite = jnp.full_like(none, 0x7F800000)
     _, found = jax.lax.fori_loop(0, 31, halve, (none, infinite))
     return jax.lax.bitcast_convert_type(found, jnp.float32)
+
+
+def _best(values, count: int):
+    """The largest values, in order. The barrier keeps XLA from turning it into a sort."""
+    return jax.lax.optimization_barrier(jax.lax.top_k(values, count))[0]
 
 
 def _draw(keys, weights):
@@ -99,8 +116,8 @@ def _first(hits):
 
 
 def _sum(x):
-    """Over the vocabulary, [B, 1]; in blocks, which is both faster and more exact."""
-    return jnp.sum(jnp.sum(_blocks(x), axis=1), axis=-1, keepdims=True)
+    """[B, 1]; in blocks, which is more exact than one long sum."""
+    return jnp.sum(jnp.sum(_blocks(x), axis=-1), axis=-1, keepdims=True)
 
 
 def _blocks(x):

@@ -78,6 +78,7 @@ def make_model(config, tokenizer) -> base.Model:
 def make_data(config, tokenizer, model, layout: Layout, workdir, evaluation=False):
     """The data set over the config's mixture, ready to be placed on the mesh."""
     section = config.eval if evaluation else config.data
+    named = sorted(section.mixture.items())
     encoder = formats.sft_encoder(
         tokenizer,
         chat.get(config.template),
@@ -85,7 +86,7 @@ def make_data(config, tokenizer, model, layout: Layout, workdir, evaluation=Fals
         vocab_size=model.config.vocab_size,
     )
     data = {
-        "mixture": [part.to_dict() for _, part in sorted(section.mixture.items())],
+        "mixture": [{**part.to_dict(), "name": name} for name, part in named],
         "bad_rows": config.data.bad_rows,
         "too_long": config.data.too_long,
     }
@@ -105,8 +106,9 @@ def make_data(config, tokenizer, model, layout: Layout, workdir, evaluation=Fals
 
 
 def make_evaluation(config, objective, tokenizer, model, layout, workdir):
-    """evaluate(params) -> {name: float} over the held-out mixture, or None."""
-    if not config.eval.mixture or not config.eval.every:
+    """evaluate(params) -> {name: float} over the held-out mixture, if there is one."""
+    given = any(part.path for part in config.eval.mixture.values())
+    if not given or not config.eval.every:
         return None
     data = make_data(config, tokenizer, model, layout, workdir, evaluation=True)
     return likelihood.make(objective, data, layout)
@@ -176,6 +178,8 @@ def _train_tokenizer(config, folder) -> None:
         raise UserError("tokenizer='train' needs config.model.vocab_size")
     texts = []
     for _, part in sorted(config.data.mixture.items()):
+        if not part.path:
+            raise UserError("tokenizer='train' needs a path for every data.mixture")
         read, source = formats.get(part.format), sources.open_source(part.path)
         rows = range(min(len(source), part.max_rows or len(source)))
         texts += [_plain(read(source[i])) for i in rows]
