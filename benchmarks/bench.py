@@ -107,18 +107,16 @@ def sampling(repeats: int) -> dict:
     import jax.numpy as jnp
 
     from easylm.models import base
-    from easylm.rollout.sampler import generate
+    from easylm.rollout.sampler import Prompts, generate
     from easylm.training.flops import matmul_params, measure_bandwidth
 
     model = _model()
     params = base.init(model.spec, jax.random.key(0))
-    prompts = jax.random.randint(jax.random.key(1), (ROWS, PROMPT), 0, 32_000)
-    lengths = jnp.full(ROWS, PROMPT, jnp.int32)
+    tokens = jax.random.randint(jax.random.key(1), (ROWS, PROMPT), 0, 32_000)
+    prompts = Prompts(tokens, jnp.full(ROWS, PROMPT, jnp.int32))
 
     def run():
-        out = generate(
-            model, params, prompts, lengths, jax.random.key(2), max_new_tokens=NEW
-        )
+        out = generate(model, params, prompts, jax.random.key(2), max_new_tokens=NEW)
         return jax.block_until_ready(out.tokens)
 
     began = time.perf_counter()
