@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import jax
-from absl import app
+from absl import app, logging
 
 from easylm import train
 from easylm.data.sources import open_source
@@ -32,6 +32,7 @@ def main(argv) -> None:
     config, workdir = train.CONFIG.value, train.WORKDIR.value
     if workdir is None:
         raise UserError("give --workdir DIR")
+    logging.set_verbosity(logging.WARNING)
     train.train(config, workdir)
     print(report(config, workdir))
 

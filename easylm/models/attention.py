@@ -1,13 +1,13 @@
 """Attention over packed rows: who may look at whom, and the weighted sum.
 
-B rows, T queries, S keys, N query heads, K key/value heads, G query heads per key head,
+B rows, T tokens, Q queries, S keys, N query heads, K key/value heads, G query heads per key head,
 H head_dim.
 """
 
 import jax
 import jax.numpy as jnp
 
-from easylm.sharding import constrain
+from easylm.sharding import constrain, current
 
 
 def visible(q_positions, q_segments, k_positions, k_segments, window=None):
@@ -25,19 +25,51 @@ def visible(q_positions, q_segments, k_positions, k_segments, window=None):
 
 
 def attend(q, k, v, seen):
-    """softmax(q k / sqrt(H)) v with the mask `seen` [B, T, S]; softmax in float32."""
+    """softmax(q k / sqrt(H)) v among the tokens of a row; softmax in float32.
+
+    `seen` is [B, T, T]. Nobody sees a later column, so a block of queries needs only
+    the keys up to its end: half of the work for many blocks.
+    """
     rows, time, heads, dim = q.shape
     kv_heads = k.shape[2]
     # Keys and values are whole along time: a context axis gathers them here.
-    k = constrain(k, "batch", None, "act_heads", None)
-    v = constrain(v, "batch", None, "act_heads", None)
+    k = constrain(k, "batch", None, "act_heads", None).transpose(0, 2, 1, 3)
+    v = constrain(v, "batch", None, "act_heads", None).transpose(0, 2, 1, 3)
     q = q.reshape(rows, time, kv_heads, heads // kv_heads, dim) * dim**-0.5
-    scores = jnp.einsum("btkgh,bskh->bkgts", q, k, preferred_element_type=jnp.float32)
+    q = q.transpose(0, 2, 3, 1, 4)  # [B, K, G, T, H]
+    size = time // _blocks(time)
+    out = [
+        _weighted(
+            q[..., end - size : end, :],
+            k[:, :, :end],
+            v[:, :, :end],
+            seen[:, end - size : end, :end],
+        )
+        for end in range(size, time + 1, size)
+    ]
+    out = jnp.concatenate(out, axis=3).transpose(0, 3, 1, 2, 4)
+    return out.reshape(rows, time, heads, dim)
+
+
+def _blocks(time: int) -> int:
+    """In how many blocks queries are taken: of 128 or more, at most 8 of them."""
+    layout = current()
+    if layout is not None and layout.ways("length") > 1:
+        return 1  # a device has its own queries, from anywhere in the row
+    return next(n for n in (8, 4, 2, 1) if time % n == 0 and time >= 128 * n or n == 1)
+
+
+def _weighted(q, k, v, seen):
+    """[B, K, G, Q, H] queries of one block over [B, K, S, H] keys and values."""
+    scores = jnp.einsum("bkgqh,bksh->bkgqs", q, k, preferred_element_type=jnp.float32)
     # A large finite number, so that a padding query (it sees nothing) stays finite.
     scores = jnp.where(seen[:, None, None], scores, -1e30)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    out = jnp.einsum("bkgts,bskh->btkgh", weights, v)
-    return out.reshape(rows, time, heads, dim)
+    top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    weights = jnp.exp(scores - top)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    # Divided after the sum over keys: the numbers are H to a query, not S.
+    out = jnp.einsum("bkgqs,bksh->bkgqh", weights.astype(v.dtype), v)
+    return (out / total).astype(v.dtype)
 
 
 def attend_cache(q, k, v, seen):

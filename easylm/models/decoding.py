@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from easylm.models import lora
-from easylm.models.layers import Rows
+from easylm.models.layers import Rows, times_rows
 from easylm.models.transformer import Cache
 from easylm.sharding import current
 
@@ -45,14 +45,31 @@ def split_layers(cache: Cache) -> Cache:
     return cache._replace(k=tuple(cache.k), v=tuple(cache.v))
 
 
+def lengthen(cache: Cache, slots: int) -> Cache:
+    """The same cache with free slots at the end, `slots` altogether."""
+
+    def longer(x, axis: int):
+        widths = [(0, 0)] * x.ndim
+        widths[axis] = (0, slots - x.shape[axis])
+        return jnp.pad(x, widths)
+
+    return cache._replace(
+        k=jax.tree.map(lambda x: longer(x, -1), cache.k),
+        v=jax.tree.map(lambda x: longer(x, -2), cache.v),
+        positions=longer(cache.positions, -1),
+        segments=longer(cache.segments, -1),
+    )
+
+
 def logits(model, params, hidden):
     """[B, D] after the final norm -> float32[B, V]."""
     weight = params.get("unembed")
     if not isinstance(weight, Rows):
         weight = model.unembed(params)
-        return jnp.einsum("bd,dv->bv", hidden, weight, preferred_element_type=jnp.float32)
-    out = jnp.einsum("vd,bd->vb", weight.w, hidden, preferred_element_type=jnp.float32)
-    return out.T
+        return jnp.einsum(
+            "bd,dv->bv", hidden, weight, preferred_element_type=jnp.float32
+        )
+    return times_rows(hidden, weight.w).astype(jnp.float32)
 
 
 def _layer(w, c):

@@ -9,6 +9,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from easylm.sharding import current
+
 
 @flax.struct.dataclass
 class Rows:
@@ -26,14 +28,21 @@ def project(x, weight, *, dims: int = 1, dtype, lora_scale: float = 0.0):
     """
     x = x.astype(dtype)
     if isinstance(weight, Rows):
-        flat = x.reshape(-1, weight.w.shape[1])
-        out = jax.lax.dot_general(weight.w, flat, (((1,), (1,)), ((), ())))  # [out, BT]
-        return out.T.reshape(*x.shape[: x.ndim - dims], *weight.shape)
+        out = times_rows(x.reshape(-1, weight.w.shape[1]), weight.w)
+        return out.reshape(*x.shape[: x.ndim - dims], *weight.shape)
     if not isinstance(weight, dict):
         return _contract(x, weight, dims, dtype)
     low = _contract(x, weight["lora_a"], dims, dtype)
     delta = _contract(low, weight["lora_b"], 1, dtype)
     return _contract(x, weight["w"], dims, dtype) + lora_scale * delta
+
+
+def times_rows(x, w):
+    """[B, in] times the transpose of [out, in], as [out, in] times [in, B].
+
+    The barrier keeps XLA from turning it round again: on a CPU it is twice as fast.
+    """
+    return jax.lax.optimization_barrier(w @ x.T).T
 
 
 def rms_norm(x, scale, eps: float):
@@ -85,5 +94,17 @@ def dropout(x, rate: float, key):
 
 
 def _contract(x, weight, dims: int, dtype):
-    axes = tuple(range(x.ndim - dims, x.ndim)), tuple(range(dims))
-    return jax.lax.dot_general(x, weight.astype(dtype), (axes, ((), ())))
+    """One matrix product over all tokens, where tokens can be put in one line.
+
+    On a mesh tokens are split along two axes and stay so. One line makes the weight's gradient a plain
+    matrix product, too, which a CPU runs half as fast again as one over two axes.
+    """
+    weight = weight.astype(dtype)
+    layout = current()
+    if layout is not None and layout.mesh.size > 1:
+        axes = tuple(range(x.ndim - dims, x.ndim)), tuple(range(dims))
+        return jax.lax.dot_general(x, weight, (axes, ((), ())))
+    tokens, out = x.shape[: x.ndim - dims], weight.shape[dims:]
+    width = math.prod(weight.shape[:dims])
+    flat = x.reshape(-1, width) @ weight.reshape(width, -1)
+    return flat.reshape(*tokens, *out)

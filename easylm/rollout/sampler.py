@@ -20,8 +20,9 @@ from easylm import sharding
 from easylm.errors import UserError
 from easylm.models import decoding
 from easylm.models.base import Model
+from easylm.models.transformer import Cache
 from easylm.rollout import stops
-from easylm.rollout.sampling import sample
+from easylm.rollout.sampling import check, sample
 from easylm.sharding import constrain
 
 BUCKET = 64  # lengths are rounded up to it, so that few programs are compiled
@@ -67,8 +68,14 @@ def generate(
     """
     tokens, lengths = prompts
     options = Options(temperature, top_k, top_p, min_p, samples, _up(max_new_tokens))
-    _check(options, max_new_tokens, tokens.shape[1])
-    tokens = _pad(tokens, 1, _up(tokens.shape[1]))
+    check(temperature, top_k, top_p, min_p)
+    if max_new_tokens < 1 or samples < 1 or tokens.shape[1] < 1:
+        raise UserError(
+            f"max_new_tokens {max_new_tokens}, samples {samples} and prompt length"
+            f" {tokens.shape[1]} must be 1 or more"
+        )
+    blank = ((0, 0), (0, -tokens.shape[1] % BUCKET))
+    tokens = (np if isinstance(tokens, np.ndarray) else jnp).pad(tokens, blank)
     ids = np.full(_up(len(stop_ids), 4), -1, np.int32)
     ids[: len(stop_ids)] = stop_ids
     table = np.zeros((2, 1), np.int32) if stop_table is None else stop_table
@@ -219,17 +226,16 @@ def _prefill(model, params, tokens, lengths):
 
 def _widen(cache, samples: int, more: int):
     """Every row `samples` times, and `more` free slots."""
-
-    def widen(x, rows: int, slots: int):
-        x = jnp.repeat(x, samples, axis=rows) if samples > 1 else x
-        return _pad(x, slots, x.shape[slots] + more)
-
-    return cache._replace(
-        k=constrain(widen(cache.k, 1, 4), None, "batch", "act_heads", None, None),
-        v=constrain(widen(cache.v, 1, 3), None, "batch", "act_heads", None, None),
-        positions=widen(cache.positions, 0, 1),
-        segments=widen(cache.segments, 0, 1),
-    )
+    cache = decoding.lengthen(cache, cache.positions.shape[1] + more)
+    if samples > 1:
+        repeat = lambda x: jnp.repeat(
+            x, samples, axis=x.ndim // 4
+        )  # rows: 1 of 5, 0 of 2
+        cache = cache._replace(
+            **{name: repeat(getattr(cache, name)) for name in Cache._fields[:4]}
+        )
+    names = (None, "batch", "act_heads", None, None)
+    return cache._replace(k=constrain(cache.k, *names), v=constrain(cache.v, *names))
 
 
 def _start(rows: int, length: int, done, cache) -> _State:
@@ -243,7 +249,9 @@ def _accept(state: _State, token, logp, stop_ids, stop_table) -> _State:
     """Writes a token into each row that is not done, and sees which rows now are."""
     step, out, done, found, cache = state
     token, logp = jnp.where(done, 0, token), jnp.where(done, 0.0, logp)
-    write = lambda x, column: jax.lax.dynamic_update_slice(x, column[:, None], (0, step))
+    write = lambda x, column: jax.lax.dynamic_update_slice(
+        x, column[:, None], (0, step)
+    )
     if stop_table.shape[1] > 1:
         found = jnp.where(done, found, stop_table[found, token])
     stop = jnp.any(token[:, None] == stop_ids, axis=1)
@@ -274,13 +282,6 @@ def _up(length: int, bucket: int = BUCKET) -> int:
     return -(-length // bucket) * bucket
 
 
-def _pad(x, axis: int, size: int):
-    widths = [(0, 0)] * x.ndim
-    widths[axis] = (0, size - x.shape[axis])
-    library = np if isinstance(x, np.ndarray) else jnp
-    return library.pad(x, widths)
-
-
 def _rows(count: int) -> int:
     """How many prompts the mesh asks for."""
     layout = sharding.current()
@@ -289,21 +290,6 @@ def _rows(count: int) -> int:
 
 def _hashable(layout):
     return None if layout is None else (layout.mesh, tuple(layout.rules.items()))
-
-
-def _check(options: Options, max_new_tokens: int, prompt_length: int) -> None:
-    limits = {
-        "max_new_tokens": (max_new_tokens, max_new_tokens >= 1, "at least 1"),
-        "temperature": (options.temperature, options.temperature >= 0, "0 or more"),
-        "top_k": (options.top_k, options.top_k >= 0, "0 (all) or more"),
-        "top_p": (options.top_p, 0 < options.top_p <= 1, "above 0, at most 1 (all)"),
-        "min_p": (options.min_p, 0 <= options.min_p < 1, "from 0 (all) to below 1"),
-        "samples": (options.samples, options.samples >= 1, "at least 1"),
-        "prompt length": (prompt_length, prompt_length >= 1, "at least 1"),
-    }
-    for name, (value, fine, range_) in limits.items():
-        if not fine:
-            raise UserError(f"{name} is {value}; it must be {range_}")
 
 
 def _check_ids(prompts, config, max_new_tokens: int) -> None:

@@ -9,6 +9,8 @@ B rows, V vocab, N blocks of C tokens.
 import jax
 import jax.numpy as jnp
 
+from easylm.errors import UserError
+
 _BLOCK = 128  # tokens that are summed before the cumulative sum
 _NEAR = 512  # tokens among which top-p is looked for first
 
@@ -41,6 +43,19 @@ def sample(
     return tokens, picked - log_z
 
 
+def check(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0) -> None:
+    """An error for options that mean nothing."""
+    ranges = {
+        "temperature": (temperature, temperature >= 0, "0 (the likeliest) or more"),
+        "top_k": (top_k, top_k >= 0, "0 (all) or more"),
+        "top_p": (top_p, 0 < top_p <= 1, "above 0, at most 1 (all)"),
+        "min_p": (min_p, 0 <= min_p <= 1, "from 0 (all) to 1"),
+    }
+    for name, (value, fine, text) in ranges.items():
+        if not fine:
+            raise UserError(f"{name} is {value}; it must be {text}")
+
+
 def _floor(scaled, top, top_k, top_p, min_p):
     """The least logit that may be drawn, [B, 1]; None if all may be."""
     floors, values = [], scaled
@@ -63,9 +78,7 @@ def _nucleus(gaps, top_p):
     enough = _sum(jnp.exp(-near)) >= target
     found = _least(near, target)
     # Whether other rows need the long way must not change what this row finds.
-    far = jax.lax.cond(
-        jnp.all(enough), lambda: found, lambda: _least(gaps, target)
-    )
+    far = jax.lax.cond(jnp.all(enough), lambda: found, lambda: _least(gaps, target))
     return jnp.where(enough, found, far)
 
 

@@ -24,6 +24,7 @@ Nothing is random: rows are ordered by a hash of the seed and the row.
 import hashlib
 import json
 from collections.abc import Iterator
+from functools import cache
 from itertools import combinations, permutations, product
 from typing import NamedTuple
 
@@ -56,46 +57,42 @@ def rows(split: str, seed: int = 0) -> list[dict]:
     """All rows of "train" or "validation": {"family": str, "messages": [...]}."""
     found = []
     for family, sizes in SIZES.items():
-        pool = [
-            {"family": family, "messages": messages}
-            for turns in globals()[f"_{family}"]()
-            if _split(turns) == split
-            for messages in _styles(turns)
-        ]
-        pool = {_digest(seed, row): row for row in pool}
-        kept = sorted(pool)[: sizes[SPLITS.index(split)]]
-        found += [(key, pool[key]) for key in kept]
+        talks = (talk for talk in globals()[f"_{family}"]() if _split(talk) == split)
+        pool = {_digest(seed, m): m for talk in talks for m in _styles(talk)}
+        for key in sorted(pool)[: sizes[SPLITS.index(split)]]:
+            found.append((key, {"family": family, "messages": pool[key]}))
     return [row for _, row in sorted(found, key=lambda pair: pair[0])]
 
 
+@cache
 def held_out(fact: str) -> bool:
     return int(_digest("held out", fact), 16) % FRACTION == 0
 
 
-def _split(turns: list[Turn]) -> str:
+def _split(talk: list[Turn]) -> str:
     """Held-out facts stay out of train; elsewhere they come last or not at all."""
-    out = [bool(turn.fact) and held_out(turn.fact) for turn in turns]
+    out = [bool(turn.fact) and held_out(turn.fact) for turn in talk]
     if not any(out):
         return "train"
     return "validation" if out[-1] else "neither"
 
 
-def _styles(turns: list[Turn]) -> Iterator[list[dict]]:
+def _styles(talk: list[Turn]) -> Iterator[list[dict]]:
     """The conversation as it is, and as the system messages want it."""
-    yield _messages(turns)
-    if all(turn.word for turn in turns):
-        short = [turn._replace(answer=turn.word) for turn in turns]
+    yield _messages(talk)
+    if all(turn.word for turn in talk):
+        short = [turn._replace(answer=turn.word) for turn in talk]
         yield _messages(short, "Answer in one word.")
-        loud = [turn._replace(answer=turn.answer.upper()) for turn in turns]
+        loud = [turn._replace(answer=turn.answer.upper()) for turn in talk]
         yield _messages(loud, "Answer in upper case.")
-    else:
-        hello = _GREETINGS[int(_digest(turns), 16) % len(_GREETINGS)]
-        yield _messages([hello, *turns][:3])
+    elif len(talk) < 3:
+        hello = _GREETINGS[int(_digest(talk), 16) % len(_GREETINGS)]
+        yield _messages([hello, *talk])
 
 
-def _messages(turns: list[Turn], system: str = "") -> list[dict]:
+def _messages(talk: list[Turn], system: str = "") -> list[dict]:
     messages = [{"role": "system", "content": system}] if system else []
-    for turn in turns:
+    for turn in talk:
         messages.append({"role": "user", "content": turn.ask})
         messages.append({"role": "assistant", "content": turn.answer})
     return messages
@@ -105,7 +102,7 @@ def _digest(*parts) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-# The families. Each yields conversations as lists of turns.
+# The families. Each yields talks: lists of turns.
 
 _GREETINGS = [
     Turn("", "Hello!", "Hello! How can I help you?"),
