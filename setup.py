@@ -7,7 +7,7 @@ TEST = ["pytest>=8", "ruff>=0.15", "torch>=2.4", "transformers>=4.50"]
 setup(
     name="easylm",
     version="0.1.0",
-    description="Post-training of language models in JAX, for TPU pods, GPUs and laptops",
+    description="Post-training of language models in JAX: TPU pods, GPUs, laptops",
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["easylm", "easylm.*", "configs"]),

@@ -78,8 +78,8 @@ def mesh_shape(mesh: str, devices: int) -> dict[str, int]:
         given = {k.strip(): int(v) for k, v in (p.split("=") for p in text.split(","))}
     except ValueError:
         raise UserError(
-            f"mesh {mesh!r} is neither a preset ({', '.join(PRESETS)}) nor sizes such as"
-            " 'data=2,fsdp=-1'"
+            f"mesh {mesh!r} is neither a preset ({', '.join(PRESETS)}) nor sizes such"
+            " as 'data=2,fsdp=-1'"
         ) from None
     if unknown := set(given) - set(AXES):
         raise UserError(f"mesh axis {sorted(unknown)[0]!r} is not one of {AXES}")
@@ -94,8 +94,8 @@ def mesh_shape(mesh: str, devices: int) -> dict[str, int]:
     if fixed * (rest if open_axes else 1) != devices:
         fit = [n for n in range(1, devices + 1) if devices % n == 0]
         raise UserError(
-            f"mesh {mesh!r} needs a multiple of {fixed} devices, but there are {devices};"
-            f" sizes that divide {devices}: {fit}"
+            f"mesh {mesh!r} needs a multiple of {fixed} devices, but there are"
+            f" {devices}; sizes that divide {devices}: {fit}"
         )
     return sizes
 

@@ -133,7 +133,7 @@ def main(argv) -> None:
 
 
 def run() -> None:
-    """The command line; what a user can fix is one line, everything else a traceback."""
+    """The command line: what a user can fix is one line, all else a traceback."""
     try:
         app.run(main)
     except UserError as error:

@@ -75,7 +75,9 @@ def _scores(families, before, after) -> str:
     counts = Counter(families)
     for name in [*sorted(counts), "all"]:
         chosen = [i for i, family in enumerate(families) if name in (family, "all")]
-        shares = (sum(right[i] for i in chosen) / len(chosen) for right in (before, after))
+        shares = (
+            sum(right[i] for i in chosen) / len(chosen) for right in (before, after)
+        )
         cells = "".join(f"{share:>9.0%}" for share in shares)
         lines.append(f"  {name:<12}{len(chosen):>10}{cells}")
     return "\n".join([*lines, ""])

@@ -33,7 +33,9 @@ def test_heavy_packages_are_not_imported_at_run_time(heavy):
 def imported(path):
     """The second parts of all `easylm.x` that a file imports."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("easylm"):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(
+            "easylm"
+        ):
             parts = node.module.split(".")[1:]
             yield from parts[:1] or [alias.name for alias in node.names]
         if isinstance(node, ast.Import):

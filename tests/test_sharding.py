@@ -46,7 +46,9 @@ def gradient(model, batch, layout):
 
 @pytest.fixture(scope="module")
 def alone(model, batch):
-    return gradient(model, batch, sharding.make_layout("data", devices=jax.devices()[:1]))
+    return gradient(
+        model, batch, sharding.make_layout("data", devices=jax.devices()[:1])
+    )
 
 
 @pytest.mark.parametrize("preset", sharding.PRESETS)

@@ -1,7 +1,5 @@
 """What the model says now: completions of a few fixed prompts, to read."""
 
-import jax
-
 from easylm.data import chat
 from easylm.rollout.sampler import complete
 

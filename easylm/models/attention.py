@@ -1,7 +1,7 @@
 """Attention over packed rows: who may look at whom, and the weighted sum.
 
-B rows, T tokens, Q queries, S keys, N query heads, K key/value heads, G query heads per key head,
-H head_dim.
+B rows, T tokens, Q queries, S keys, N query heads, K key/value heads, G query heads per
+key head, H head_dim.
 """
 
 import jax
@@ -56,7 +56,7 @@ def _blocks(time: int) -> int:
     layout = current()
     if layout is not None and layout.ways("length") > 1:
         return 1  # a device has its own queries, from anywhere in the row
-    return next(n for n in (8, 4, 2, 1) if time % n == 0 and time >= 128 * n or n == 1)
+    return next((n for n in (8, 4, 2) if time % n == 0 and time >= 128 * n), 1)
 
 
 def _weighted(q, k, v, seen):

@@ -36,9 +36,9 @@ def token_logps(model, params, seqs, **kwargs):
 def likelihood(model, params, seqs, weights, *, z_loss=0.0, **kwargs):
     """(sum over tokens of weights * (-logp + z_loss log_z^2), TokenStats).
 
-    For losses that are a weighted sum over tokens, weights being constants: the gradient
-    of a chunk is taken as soon as its logits exist, so they are computed only once.
-    The statistics carry no gradient.
+    For losses that are a weighted sum over tokens, weights being constants: the
+    gradient of a chunk is taken as soon as its logits exist, so they are computed only
+    once. The statistics carry no gradient.
     """
     hidden, _ = model.forward(
         params, seqs.tokens, seqs.positions, seqs.segments, **kwargs

@@ -1,7 +1,7 @@
 """LoRA as a change of the parameter tree: a weight becomes {w, lora_a, lora_b}.
 
-y = x w + (alpha / rank) (x a) b, with b = 0 at the start (arXiv 2106.09685). Nothing else
-in the model knows: `layers.project` reads either kind, and `merge` goes back.
+y = x w + (alpha / rank) (x a) b, with b = 0 at the start (arXiv 2106.09685). Nothing
+else in the model knows: `layers.project` reads either kind, and `merge` goes back.
 """
 
 import re

@@ -1,8 +1,8 @@
 """The decoder: one transformer that every family configures.
 
-L layers, B rows, T time, D embed, N heads, K key/value heads, H head_dim, F mlp, V vocab.
-Layers are stacked along a leading axis and scanned, so that compile time does not grow
-with depth.
+L layers, B rows, T time, D embed, N heads, K key/value heads, H head_dim, F mlp,
+V vocab. Layers are stacked along a leading axis and scanned, so that compile time does
+not grow with depth.
 """
 
 from dataclasses import dataclass

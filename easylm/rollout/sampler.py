@@ -4,7 +4,7 @@ The cache has slots for the prompt and for what is written after it. Rows of one
 share the slots; a shorter prompt leaves some of its slots empty, and its positions go
 on from its own length.
 
-B prompts, P prompt length, n samples of each prompt, R = B n rows, N new tokens, V vocab.
+B prompts, P prompt length, n samples of each, R = B n rows, N new tokens, V vocab.
 """
 
 import contextlib
@@ -228,11 +228,10 @@ def _widen(cache, samples: int, more: int):
     """Every row `samples` times, and `more` free slots."""
     cache = decoding.lengthen(cache, cache.positions.shape[1] + more)
     if samples > 1:
-        repeat = lambda x: jnp.repeat(
-            x, samples, axis=x.ndim // 4
-        )  # rows: 1 of 5, 0 of 2
-        cache = cache._replace(
-            **{name: repeat(getattr(cache, name)) for name in Cache._fields[:4]}
+        again = lambda x, axis: jnp.repeat(x, samples, axis=axis)
+        k, v, positions, segments, index = cache
+        cache = Cache(
+            again(k, 1), again(v, 1), again(positions, 0), again(segments, 0), index
         )
     names = (None, "batch", "act_heads", None, None)
     return cache._replace(k=constrain(cache.k, *names), v=constrain(cache.v, *names))
@@ -298,8 +297,8 @@ def _check_ids(prompts, config, max_new_tokens: int) -> None:
             raise UserError(f"prompt {row} is empty; begin it with the BOS token, say")
         if wrong := [i for i in ids if not 0 <= i < config.vocab_size]:
             raise UserError(
-                f"prompt {row} has token id {wrong[0]}, outside of the model's vocabulary"
-                f" of {config.vocab_size}; use the tokenizer of the model"
+                f"prompt {row} has token id {wrong[0]}, outside of the model's"
+                f" vocabulary of {config.vocab_size}; use the tokenizer of the model"
             )
         if len(ids) + max_new_tokens > config.max_len:
             raise UserError(

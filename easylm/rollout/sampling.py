@@ -99,7 +99,7 @@ def _least(gaps, target):
 
 
 def _best(values, count: int):
-    """The largest values, in order. The barrier keeps XLA from turning it into a sort."""
+    """The largest values, in order. Without the barrier, XLA sorts all of them."""
     return jax.lax.optimization_barrier(jax.lax.top_k(values, count))[0]
 
 

@@ -73,7 +73,7 @@ class Session:
                 return
 
     def _logits(self, ids: list[int]):
-        """[1, V] after the last of `ids`. Reads what the cache does not hold of them."""
+        """[1, V] after the last of `ids`. Reads those that the cache does not hold."""
         at = _common(self._held, ids[:-1])
         while at < len(ids):
             chunk = ids[at : at + _CHUNK]

@@ -231,7 +231,9 @@ def _spelling():
 
 # What they talk about.
 
-_NAMES = "Anna Ben Clara David Emma Felix Grace Henry Ida Jack Kate Leo Mia Noah".split()
+_NAMES = (
+    "Anna Ben Clara David Emma Felix Grace Henry Ida Jack Kate Leo Mia Noah".split()
+)
 _LIKED = "tea coffee milk music books games dogs cats horses cake apples snow".split()
 _TIMES = ("twice", "three times", "four times", "five times")
 _SPELLED = (

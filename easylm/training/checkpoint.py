@@ -120,7 +120,7 @@ def load_for_inference(workdir, layout=None) -> Loaded:
 def load_params(workdir, model, layout=None, key=None):
     """The last parameters of another run, as `model` wants them.
 
-    Adapters of that run are merged; if `model` has adapters they are fresh (from `key`).
+    Adapters of that run are merged; those of `model`, if any, are fresh from `key`.
     """
     saved = read_model_config(workdir)
     checkpoints = Checkpoints(workdir, every=0)
@@ -219,8 +219,8 @@ class _explained:
     def __exit__(self, kind, error, trace):
         if error is not None and _disk_full(error):
             raise UserError(
-                f"could not {self.action} the checkpoint: the disk is full. The last whole"
-                " checkpoint is untouched; free some space and start again to resume"
+                f"could not {self.action} the checkpoint: the disk is full. The last"
+                " whole checkpoint is untouched; free some space and start again to resume"
             ) from error
 
 

@@ -18,7 +18,7 @@ from easylm.training.step import State, init_state
 
 
 def check_batch(config, layout: Layout) -> None:
-    """Says what to change when the batch does not divide over devices or microbatches."""
+    """Says what to change when the batch does not divide as it must."""
     for name, rows in (("batch", config.batch), ("eval.batch", config.eval.batch)):
         if rows is not None:
             check_divides(rows, "batch", layout, f"config.{name}")

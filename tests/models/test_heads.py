@@ -46,7 +46,9 @@ def test_chunked_logps_and_gradients_are_the_plain_ones(case):
     weigh = lambda logps: jnp.sum(jnp.sin(jnp.arange(2.0 * T)).reshape(2, T) * logps)
     a, da = jax.value_and_grad(lambda p: weigh(token_logps(model, p, seqs)))(params)
     b, db = jax.value_and_grad(lambda p: weigh(plain(model, p, seqs)))(params)
-    np.testing.assert_allclose(token_logps(model, params, seqs), plain(*case), atol=2e-6)
+    np.testing.assert_allclose(
+        token_logps(model, params, seqs), plain(*case), atol=2e-6
+    )
     np.testing.assert_allclose(a, b, rtol=1e-5)
     assert largest(da, db) < 2e-5
 
