@@ -185,7 +185,7 @@ def _sft(rows: list[list[int]], repeats: int) -> dict:
     times, fractions = [], []
     for _ in range(repeats):
         flops._matmul_peak.cache_clear()
-        limit = flops.measure_matmul_peak()
+        limit = flops.measure_matmul_peak(size=2048)
         began = time.perf_counter()
         state, _ = jax.block_until_ready(step(state, {"seqs": seqs}))
         times.append(time.perf_counter() - began)

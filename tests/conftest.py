@@ -1,12 +1,13 @@
-"""Every test sees eight CPU devices, whatever the machine has."""
+"""Every test sees eight CPU devices, and programs that compile fast rather than run so."""
 
 import os
 import tempfile
 
+FAST = "--xla_backend_optimization_level=0"
 os.environ["JAX_PLATFORMS"] = "cpu"
 if "device_count" not in os.environ.get("XLA_FLAGS", ""):
-    flag = "--xla_force_host_platform_device_count=8"
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+    flags = f"--xla_force_host_platform_device_count=8 {FAST}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
 
 # Programs compiled once serve the whole session, subprocesses included.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 from configs import sft
+from tests.conftest import FAST
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -68,7 +69,7 @@ def command(data, workdir, *flags, devices=1, steps=6, **kwargs):
     argv = [sys.executable, "-m", "easylm.train", "--config", "configs/sft.py:tiny"]
     argv += ["--workdir", str(workdir), *flags]
     argv += [f"--config.{name}={value}" for name, value in values.items()]
-    count = f"--xla_force_host_platform_device_count={devices}"
+    count = f"--xla_force_host_platform_device_count={devices} {FAST}"
     env = os.environ | {"XLA_FLAGS": count}
     return subprocess.Popen(
         argv, cwd=ROOT, env=env, text=True, stderr=subprocess.PIPE, **kwargs

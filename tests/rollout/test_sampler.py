@@ -1,0 +1,227 @@
+"""Prompts to completions, against the full forward pass, other batches and meshes."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from easylm import sharding
+from easylm.data import tokenizer
+from easylm.data.sequences import Sequences
+from easylm.errors import UserError
+from easylm.models import base, heads, transformer
+from easylm.rollout import sampler, stops
+from easylm.rollout.sampler import complete, generate, pad
+
+FAMILIES = ("llama", "qwen2", "qwen3", "olmo2", "mistral")
+PROMPTS = pad([[1, 2, 3, 4, 5], [7, 8, 9] * 4, [5], [250, 3, 9, 11, 12, 13, 14, 15]])
+NEW = 20
+KEY = jax.random.key(1)
+
+
+def tiny(family="llama", **overrides):
+    model = transformer.make(base.config_for(f"{family}:tiny", **overrides))
+    params = base.init(model.spec, jax.random.key(0))
+    return model, jax.tree.map(lambda x: x * 3, params)  # sharper than at the start
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return tiny()
+
+
+def rows(prompts, out):
+    """[(prompt, completion)] as lists of ids."""
+    samples = len(out.tokens) // len(prompts.tokens)
+    for r, (tokens, length) in enumerate(zip(out.tokens, out.lengths, strict=True)):
+        start = prompts.lengths[r // samples]
+        yield prompts.tokens[r // samples, :start].tolist(), tokens[:length].tolist()
+
+
+def full_logits(model, params, ids):
+    """[T, V] without a cache."""
+    ids = jnp.array([ids])
+    positions = jnp.arange(ids.shape[1])[None]
+    hidden, _ = model.forward(params, ids, positions, jnp.ones_like(ids))
+    return (hidden @ model.unembed(params))[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_cached_decoding_is_the_full_forward(family):
+    """Greedy: each token is the argmax after those before it, whatever the row."""
+    model, params = tiny(family)
+    out = generate(model, params, PROMPTS, KEY, max_new_tokens=NEW, temperature=0)
+    full = jax.jit(partial(full_logits, model))
+    for r, (prompt, new) in enumerate(rows(PROMPTS, out)):
+        ids = prompt + new + [0] * (32 - len(prompt) - len(new))
+        said = full(params, ids)[len(prompt) - 1 : len(prompt) + NEW - 1]
+        assert new == jnp.argmax(said, axis=-1).tolist()
+        logps = jax.nn.log_softmax(said)[jnp.arange(NEW), jnp.array(new)]
+        np.testing.assert_allclose(out.logps[r], logps, atol=2e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logps_are_what_a_trainer_computes_again(llama, temperature):
+    model, params = llama
+    options = {"temperature": temperature, "top_k": 100}
+    out = generate(model, params, PROMPTS, KEY, max_new_tokens=NEW, **options)
+    # The same model with logits / temperature: the last norm is where they scale.
+    cooled = params | {"final_norm": params["final_norm"] / temperature}
+    for r, (prompt, new) in enumerate(rows(PROMPTS, out)):
+        ids = jnp.array([(prompt + new + [0] * 32)[:32]])
+        one = jnp.ones_like(ids)
+        seqs = Sequences(ids, one, one, jnp.arange(32)[None])
+        logps = heads.token_logps(model, cooled, seqs)[0, len(prompt) :][:NEW]
+        np.testing.assert_allclose(out.logps[r], logps, atol=1e-5)
+
+
+def test_a_row_does_not_depend_on_its_batch(llama):
+    """Nor on padding: alone, the prompt of one token has no empty slots behind it."""
+    model, params = llama
+    keys = jax.random.split(KEY, 4)
+    run = partial(generate, model, params, max_new_tokens=NEW)
+    together = run(PROMPTS, keys)
+    for r, (prompt, new) in enumerate(rows(PROMPTS, together)):
+        alone = run(pad([prompt]), keys[r : r + 1])
+        assert alone.tokens[0].tolist() == new
+    longer = pad([*(p for p, _ in rows(PROMPTS, together)), [3] * 100])
+    padded = run(longer, jax.random.split(KEY, 5).at[:4].set(keys))
+    np.testing.assert_array_equal(padded.tokens[:4], together.tokens)
+
+
+def test_samples_of_a_prompt_are_adjacent_and_differ(llama):
+    model, params = llama
+    run = partial(generate, model, params, max_new_tokens=NEW)
+    one, three = run(PROMPTS, KEY), run(PROMPTS, KEY, samples=3)
+    assert three.tokens.shape == (12, NEW)
+    np.testing.assert_array_equal(three.tokens[::3], one.tokens)
+    np.testing.assert_allclose(three.logps[::3], one.logps, atol=1e-5)
+    assert len({tuple(row) for row in three.tokens.tolist()}) == 12
+
+
+def test_a_stop_id_ends_its_row_and_the_last_row_ends_the_loop(llama):
+    model, params = llama
+    run = partial(generate, model, params, PROMPTS, KEY, max_new_tokens=NEW)
+    free = run()
+    assert free.steps == NEW and not free.finished.any()
+    ends = np.array([3, 0, 7, 5])
+    ids = [int(free.tokens[r, end]) for r, end in enumerate(ends)]
+    first = [min(row.index(i) for i in ids if i in row) for row in free.tokens.tolist()]
+    out = run(stop_ids=ids)
+    assert out.lengths.tolist() == [n + 1 for n in first]
+    assert out.finished.all() and out.steps == max(first) + 1 < NEW
+    for r, length in enumerate(out.lengths):
+        assert (out.tokens[r, :length] == free.tokens[r, :length]).all()
+        assert not out.tokens[r, length:].any() and not out.logps[r, length:].any()
+
+
+def test_an_empty_row_stays_empty_and_nobody_waits_for_it(llama):
+    model, params = llama
+    prompts = pad([[1, 2, 3]], rows=2)
+    free = generate(model, params, prompts, KEY, max_new_tokens=NEW)
+    assert free.lengths.tolist() == [NEW, 0] and not free.tokens[1].any()
+    stop = [int(free.tokens[0, 0])]
+    out = generate(model, params, prompts, KEY, max_new_tokens=NEW, stop_ids=stop)
+    assert out.steps == 1
+
+
+@pytest.fixture(scope="module")
+def speaking(tmp_path_factory):
+    """A model with a tokenizer."""
+    path = tmp_path_factory.mktemp("sp") / "tokenizer.model"
+    texts = ["the cat sat on the mat and the dog ran to the cat\n"] * 20
+    made = tokenizer.train(texts, str(path), 300)
+    return *tiny(vocab_size=320), made
+
+
+def test_stop_strings_end_a_completion_where_they_are_complete(speaking):
+    """Inside a token, over a boundary of tokens, two at once."""
+    model, params, made = speaking
+    pieces = stops.token_bytes(made) + [b""] * 320
+    prompts = [[1, 5, 6, 7], [1, 9]]
+    run = partial(complete, model, params, made, prompts, KEY, max_new_tokens=NEW)
+    free = run(stop_ids=())
+    told = [[pieces[i] for i in row["tokens"]] for row in free]
+    ascii_ = lambda b: all(c < 128 for c in b)
+    inside = next(p for p in told[0] if len(p) > 1 and ascii_(p))[:2].decode()
+    pairs = zip(told[1], told[1][1:], strict=False)
+    across = next(a[-1:] + b[:1] for a, b in pairs if a and b and ascii_(a + b)).decode()
+    for strings in ([inside], [across], [inside, across]):
+        for row, long in zip(run(stop_ids=(), stop_strings=strings), free, strict=True):
+            raw = [b"".join(pieces[i] for i in long["tokens"][: n + 1]) for n in range(NEW)]
+            hit = [any(s.encode() in r for s in strings) for r in raw]
+            assert row["finished"] == any(hit)
+            length = hit.index(True) + 1 if any(hit) else NEW
+            assert row["tokens"] == long["tokens"][:length]
+            assert not any(s in row["text"] for s in strings)
+
+
+def test_complete_is_generate_in_words(speaking):
+    model, params, made = speaking
+    prompts = [[1, 5, 6, 7], [1, 9], [4] * 70]
+    found = complete(model, params, made, prompts, KEY, max_new_tokens=9, stop_ids=())
+    out = generate(model, params, pad(prompts), KEY, max_new_tokens=9)
+    for row, tokens, logps in zip(found, out.tokens, out.logps, strict=True):
+        assert row["tokens"] == tokens.tolist()
+        assert row["text"] == made.decode(row["tokens"])
+        np.testing.assert_allclose(row["logps"], logps)
+        assert not row["finished"]
+
+
+@pytest.mark.parametrize("mesh", ["data", "fsdp", "fsdp=2,tensor=4", "fsdp=4,context=2"])
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_eight_devices_sample_what_one_samples(family, mesh):
+    """Here the layers are scanned, on one device they are not."""
+    model, params = tiny(family, kv_heads=4)
+    prompts = [[n + 1, 2 * n, 5] * (1 + n % 3) for n in range(7)]  # 7 of 8 rows
+    options = {"max_new_tokens": NEW, "samples": 2, "stop_ids": [7]}
+    found = complete(model, params, Bytes, prompts, KEY, **options)
+    layout = sharding.make_layout(mesh)
+    with sharding.use(layout):
+        params = jax.device_put(params, base.shardings(model.spec, layout))
+        spread = complete(model, params, Bytes, prompts, KEY, **options)
+    assert [row["tokens"] for row in spread] == [row["tokens"] for row in found]
+    assert [row["finished"] for row in spread] == [row["finished"] for row in found]
+
+
+class Bytes:
+    """As much of a tokenizer as ids need that are never put into words."""
+
+    decode = staticmethod(str)
+
+
+@pytest.mark.parametrize("mesh", [None, "data=8"])
+def test_a_step_copies_neither_the_cache_nor_the_weights(mesh):
+    """Of what is as large as a layer's cache or weights, the loop makes nothing new."""
+    model, params = tiny(vocab_size=128, head_dim=32)
+    layout = None if mesh is None else sharding.make_layout(mesh)
+    options = sampler.Options(1.0, 0, 1.0, 0.0, 1, 64)
+    tokens, lengths = np.ones((8, 64), np.int32), np.full(8, 64, np.int32)
+    with sharding.use(layout or sharding.make_layout("data", devices=jax.devices()[:1])):
+        run = jax.jit(partial(sampler._run, model, options))
+        args = (params, tokens, lengths, KEY, 64, jnp.array([1]), jnp.zeros((2, 1)))
+        text = run.lower(*args).compile().as_text()
+    body = re.search(r"body=%?([\w.-]+)", text.split("ENTRY")[1])[1]
+    lines = text.split(f"%{body} ")[1].split("\n}")[0].splitlines()
+    caches = r"f32\[(8|1),4,(32,128|128,32)\]"
+    made = [x for x in lines if re.search(rf"= {caches}\S* (copy|transpose)\(", x)]
+    assert not made
+
+
+def test_bad_input_is_one_line_with_the_fix(llama):
+    model, params = llama
+    run = partial(complete, model, params, Bytes, key=KEY, stop_ids=())
+    with pytest.raises(UserError, match="prompt 1 is empty"):
+        run(prompts=[[1], []], max_new_tokens=4)
+    with pytest.raises(UserError, match="token id 256.*vocabulary of 256"):
+        run(prompts=[[1, 256]], max_new_tokens=4)
+    with pytest.raises(UserError, match="more than the model's 512 positions"):
+        run(prompts=[[1] * 500], max_new_tokens=13)
+    with pytest.raises(UserError, match="top_p is 0"):
+        run(prompts=[[1]], max_new_tokens=4, top_p=0)
+    with sharding.use(sharding.make_layout("data")):
+        with pytest.raises(UserError, match="prompts = 3 .* use 8"):
+            generate(model, params, pad([[1]] * 3), KEY, max_new_tokens=4)
