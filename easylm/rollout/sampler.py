@@ -76,7 +76,7 @@ def generate(
         )
     blank = ((0, 0), (0, -tokens.shape[1] % BUCKET))
     tokens = (np if isinstance(tokens, np.ndarray) else jnp).pad(tokens, blank)
-    ids = np.full(_up(len(stop_ids), 4), -1, np.int32)
+    ids = np.full(_up(max(1, len(stop_ids)), 4), -1, np.int32)
     ids[: len(stop_ids)] = stop_ids
     table = np.zeros((2, 1), np.int32) if stop_table is None else stop_table
     layout = sharding.current()
@@ -164,13 +164,14 @@ class Options(NamedTuple):
 
 
 class _State(NamedTuple):
-    """What the loop changes. The tokens of `step` have been sampled, not yet read."""
+    """What the loop changes."""
 
-    step: jax.Array  # int32[]
+    step: jax.Array  # int32[]  tokens that every row has been given
     out: Completions
     done: jax.Array  # bool[R]
     found: jax.Array  # int32[R]  state of the stop strings
-    cache: tuple
+    cache: Cache
+    logits: jax.Array  # float32[R, V]  of the next token
 
 
 @lru_cache(maxsize=64)
@@ -190,24 +191,20 @@ def _run(model, options, params, tokens, lengths, key, limit, stop_ids, stop_tab
         params = decoding.rearrange(params, model.config)
         cache = decoding.split_layers(cache)
 
-    def pick(state: _State, logits) -> _State:
+    def advance(state: _State) -> _State:
         at = jax.vmap(jax.random.fold_in, (0, None))(keys, state.step)
-        token, logp = sample(at, logits, **_truncation(options))
-        return _accept(state, token, logp, stop_ids, stop_table)
-
-    def read(state: _State) -> _State:
-        last = state.step - 1
-        token = jax.lax.dynamic_slice_in_dim(state.out.tokens, last, 1, axis=1)
-        position = (starts + last)[:, None]
+        token, logp = sample(at, state.logits, **_truncation(options))
+        state = _accept(state, token, logp, stop_ids, stop_table)
+        token, position = token[:, None], (starts + state.step - 1)[:, None]
         hidden, cache = model.forward(
             params, token, position, jnp.ones_like(token), state.cache
         )
         logits = decoding.logits(model, params, hidden[:, 0])
-        return pick(state._replace(cache=cache), logits)
+        return state._replace(cache=cache, logits=logits)
 
     going = lambda s: (s.step < limit) & ~jnp.all(s.done)
-    state = pick(_start(rows, options.length, starts == 0, cache), logits)
-    state = jax.lax.while_loop(going, read, state)
+    start = _start(rows, options.length, starts == 0, cache, logits)
+    state = jax.lax.while_loop(going, advance, start)
     return state.out._replace(steps=state.step)
 
 
@@ -237,16 +234,16 @@ def _widen(cache, samples: int, more: int):
     return cache._replace(k=constrain(cache.k, *names), v=constrain(cache.v, *names))
 
 
-def _start(rows: int, length: int, done, cache) -> _State:
+def _start(rows: int, length: int, done, cache, logits) -> _State:
     tokens, logps = (jnp.zeros((rows, length), t) for t in (jnp.int32, jnp.float32))
     none, no = jnp.zeros(rows, jnp.int32), jnp.zeros(rows, bool)
     out = Completions(tokens, logps, none, no, jnp.int32(0))
-    return _State(jnp.int32(0), out, done, none, cache)
+    return _State(jnp.int32(0), out, done, none, cache, logits)
 
 
 def _accept(state: _State, token, logp, stop_ids, stop_table) -> _State:
     """Writes a token into each row that is not done, and sees which rows now are."""
-    step, out, done, found, cache = state
+    step, out, done, found, *_ = state
     token, logp = jnp.where(done, 0, token), jnp.where(done, 0.0, logp)
     write = lambda x, column: jax.lax.dynamic_update_slice(
         x, column[:, None], (0, step)
@@ -262,7 +259,7 @@ def _accept(state: _State, token, logp, stop_ids, stop_table) -> _State:
         out.finished | stop,
         out.steps,
     )
-    return _State(step + 1, out, done | stop, found, cache)
+    return state._replace(step=step + 1, out=out, done=done | stop, found=found)
 
 
 def _row_keys(key, prompts: int, samples: int):

@@ -114,11 +114,11 @@ def _draw(keys, weights):
 
 def _pick(share, weights):
     """The index where the cumulative weight passes `share`; never one of weight 0."""
-    total = jnp.cumsum(weights, axis=-1)
-    possible = weights > 0
-    passed = jnp.sum(possible & (total <= share * total[:, -1:]), axis=-1)
-    rank = jnp.minimum(passed, jnp.sum(possible, axis=-1) - 1)
-    return _first(jnp.cumsum(possible, axis=-1) > rank[:, None])
+    total, possible = jnp.cumsum(weights, axis=-1), weights > 0
+    first = _first(possible & (total > share * total[:, -1:]))
+    # Rounding in the sum can leave none behind: then the last one.
+    places = jax.lax.broadcasted_iota(jnp.int32, weights.shape, 1)
+    return jnp.minimum(first, jnp.max(jnp.where(possible, places, 0), axis=-1))
 
 
 def _first(hits):

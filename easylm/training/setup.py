@@ -174,8 +174,7 @@ def _is_axes(x) -> bool:
 
 def _train_tokenizer(config, folder) -> None:
     """A sentencepiece model of the run's own text, headers of the template included."""
-    if not config.model.vocab_size:
-        raise UserError("tokenizer='train' needs config.model.vocab_size")
+    size = config.model.vocab_size or base.config_for(config.model.name).vocab_size
     texts = []
     for _, part in sorted(config.data.mixture.items()):
         if not part.path:
@@ -186,7 +185,7 @@ def _train_tokenizer(config, folder) -> None:
     name = str(folder.parent / "tokenizer.model")
     headers = ("<|system|>", "<|user|>", "<|assistant|>")
     special = headers if config.template == "tulu" else ()
-    trained = tokenizers.train(texts, name, config.model.vocab_size, special=special)
+    trained = tokenizers.train(texts, name, size, special=special)
     trained.save(str(folder), chat_template=chat.source(config.template))
     epath.Path(name).unlink()
 

@@ -20,6 +20,7 @@ FAMILIES = ("llama", "qwen2", "qwen3", "olmo2", "mistral")
 PROMPTS = pad([[1, 2, 3, 4, 5], [7, 8, 9] * 4, [5], [250, 3, 9, 11, 12, 13, 14, 15]])
 NEW = 20
 KEY = jax.random.key(1)
+KEYS = jax.random.split(KEY, 4)
 
 
 def tiny(family="llama", **overrides):
@@ -141,14 +142,13 @@ def test_stop_strings_end_a_completion_where_they_are_complete(speaking):
     """Inside a token, over a boundary of tokens, two at once."""
     model, params, made = speaking
     pieces = stops.token_bytes(made) + [b""] * 320
-    prompts = [[1, 5, 6, 7], [1, 9]]
+    prompts = [[1, 5, 6, 7], [1, 9], [290], [295, 4]]
     run = partial(complete, model, params, made, prompts, KEY, max_new_tokens=NEW)
     free = run(stop_ids=())
-    told = [[pieces[i] for i in row["tokens"]] for row in free]
-    ascii_ = lambda b: all(c < 128 for c in b)
-    inside = next(p for p in told[0] if len(p) > 1 and ascii_(p))[:2].decode()
-    pairs = zip(told[1], told[1][1:], strict=False)
-    across = next(a[-1:] + b[:1] for a, b in pairs if a and b and ascii_(a + b)).decode()
+    told = [pieces[i] for row in free for i in row["tokens"]]
+    inside = next(p for p in told if len(p) > 1 and p.isascii())[:2].decode()
+    pairs = [(a, b) for a, b in zip(told[:NEW], told[1:NEW], strict=False) if a and b]
+    across = next(a[-1:] + b[:1] for a, b in pairs if (a + b).isascii()).decode()
     for strings in ([inside], [across], [inside, across]):
         for row, long in zip(run(stop_ids=(), stop_strings=strings), free, strict=True):
             raw = [b"".join(pieces[i] for i in long["tokens"][: n + 1]) for n in range(NEW)]
@@ -161,9 +161,10 @@ def test_stop_strings_end_a_completion_where_they_are_complete(speaking):
 
 def test_complete_is_generate_in_words(speaking):
     model, params, made = speaking
-    prompts = [[1, 5, 6, 7], [1, 9], [4] * 70]
+    prompts = [[1, 5, 6, 7], [1, 9], [290], [4] * 60]
     found = complete(model, params, made, prompts, KEY, max_new_tokens=9, stop_ids=())
     out = generate(model, params, pad(prompts), KEY, max_new_tokens=9)
+    assert out.tokens.shape == (4, 9)
     for row, tokens, logps in zip(found, out.tokens, out.logps, strict=True):
         assert row["tokens"] == tokens.tolist()
         assert row["text"] == made.decode(row["tokens"])
