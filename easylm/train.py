@@ -132,10 +132,18 @@ def main(argv) -> None:
     train(CONFIG.value, WORKDIR.value)
 
 
+def parse(argv) -> list[str]:
+    """The flags; a key that does not exist is an error with the nearest that does."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(" ".join(str(error).replace("\\n", " ").split())) from error
+
+
 def run() -> None:
     """The command line: what a user can fix is one line, all else a traceback."""
     try:
-        app.run(main)
+        app.run(main, flags_parser=parse)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""Every test sees eight CPU devices, and programs that compile fast rather than run so."""
+"""Eight CPU devices for every test, and programs that compile fast, not run fast."""
 
 import os
 import tempfile

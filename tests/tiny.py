@@ -1,4 +1,4 @@
-"""A run that takes seconds, for tests of the loop: data, tokenizer, config, commands."""
+"""A run that takes seconds, for tests: its data, tokenizer, config and commands."""
 
 import json
 import os

@@ -5,6 +5,7 @@ Aho and Corasick over bytes knows after each token how much of which string has 
 seen; its table over whole tokens is made once on the host.
 
 S states, V vocab. State 0 is the start, the last state says that a string was found.
+S is rounded up, so that other strings do not need another program.
 """
 
 import json
@@ -14,6 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from easylm.errors import UserError
+
+_STATES = 16
 
 
 def stop_table(tokenizer, strings: Sequence[str], vocab_size: int) -> np.ndarray:
@@ -122,7 +125,8 @@ def _automaton(strings: list[bytes]) -> np.ndarray:
     # Once a string has been seen nothing longer is looked for.
     prefixes = [p for p in prefixes if not any(s in p for s in strings)]
     number = {p: n for n, p in enumerate(prefixes)}
-    step = np.full((len(prefixes) + 1, 256), len(prefixes), np.int32)
+    states = -(-(len(prefixes) + 1) // _STATES) * _STATES
+    step = np.full((states, 256), states - 1, np.int32)
     for prefix, n in number.items():
         for byte in range(256):
             seen = prefix + bytes([byte])

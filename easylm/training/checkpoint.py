@@ -220,7 +220,7 @@ class _explained:
         if error is not None and _disk_full(error):
             raise UserError(
                 f"could not {self.action} the checkpoint: the disk is full. The last"
-                " whole checkpoint is untouched; free some space and start again to resume"
+                " whole checkpoint is untouched; free space and start again to resume"
             ) from error
 
 

@@ -36,7 +36,10 @@ def byte_fallback(sentencepiece, tmp_path_factory):
 def byte_level(tmp_path_factory):
     made = hf.ByteLevelBPETokenizer()
     made.train_from_iterator(
-        TEXTS * 20, vocab_size=330, special_tokens=["<|endoftext|>"], show_progress=False
+        TEXTS * 20,
+        vocab_size=330,
+        special_tokens=["<|endoftext|>"],
+        show_progress=False,
     )
     made.add_tokens(["   "])  # an added token that is not special, as OLMo 2 has them
     path = tmp_path_factory.mktemp("bpe") / "tokenizer.json"
