@@ -137,7 +137,10 @@ def parse(argv) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(" ".join(str(error).replace("\\n", " ").split())) from error
+        while error.args and isinstance(error.args[0], Exception):
+            error = error.args[0]
+        said = str(error.args[0] if error.args else error)
+        raise UserError(f"bad flag: {' '.join(said.split())}") from None
 
 
 def run() -> None:

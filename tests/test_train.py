@@ -200,7 +200,7 @@ def test_unknown_key_on_the_command_line_names_the_nearest(data, tmp_path):
     process = tiny.command(data, tmp_path / "run", "--config.optimizer.lrr=1")
     assert process.wait() == 2
     error = process.stderr.read()
-    assert "optimizer.lr" in error and "Traceback" not in error
+    assert 'Did you mean "lr"' in error and "Traceback" not in error
 
 
 def wait_for(path, process, seconds=120):

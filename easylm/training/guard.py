@@ -39,9 +39,9 @@ class FiniteGuard:
             np.savez(file, **_local(batch))
         raise UserError(
             f"the loss or the gradient of iteration {iteration} is not finite;"
-            f" the batch is in {path}. Lower optimizer.lr or optimizer.clip, look at the"
-            " data, or compute with model.dtype=float32; the last checkpoint is from"
-            " before it"
+            f" the batch is in {path}. Lower optimizer.lr or optimizer.clip, look at"
+            " the data, or compute with model.dtype=float32; the last checkpoint is"
+            " from before it"
         )
 
 
