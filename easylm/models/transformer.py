@@ -224,8 +224,9 @@ def init_cache(rows: int, length: int, *, config: TransformerConfig) -> Cache:
     names = (None, "batch", "act_heads", None, None)
     keys = constrain(jnp.zeros((layers, rows, heads, dim, length), c.dtype), *names)
     values = constrain(jnp.zeros((layers, rows, heads, length, dim), c.dtype), *names)
-    slots = constrain(jnp.zeros((rows, length), jnp.int32), "batch", None)
-    return Cache(keys, values, slots, slots, jnp.zeros((), jnp.int32))
+    # Two arrays, not one twice: a cache is donated to the program that extends it.
+    empty = lambda: constrain(jnp.zeros((rows, length), jnp.int32), "batch", None)
+    return Cache(keys, values, empty(), empty(), jnp.zeros((), jnp.int32))
 
 
 def _extend(params, x, positions, segments, tables, cache: Cache, c):
