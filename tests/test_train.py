@@ -33,9 +33,12 @@ def whole(data, tmp_path_factory):
 def state(workdir, iteration=6):
     """Everything a checkpoint holds: {name: numpy array}."""
     reader, tree = ocp.StandardCheckpointer(), {}
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    target = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here)
     for item in ("params", "rest"):
         path = workdir / "checkpoints" / str(iteration) / item
-        tree[item] = reader.restore(path)
+        shapes = jax.tree.map(target, reader.metadata(path).item_metadata.tree)
+        tree[item] = reader.restore(path, shapes)
     flat, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in flat}
 

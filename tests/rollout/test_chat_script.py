@@ -100,18 +100,17 @@ def test_a_piped_conversation(folder, monkeypatch, capsys):
     layout = sharding.make_layout(MESH)
 
     def reply(*said):
-        roles = ("user", "assistant", "user")
+        first = ("user",) if len(said) % 2 else ("system", "user")
+        roles = (*first, "assistant", "user")
         said = [dict(role=r, content=c) for r, c in zip(roles, said, strict=False)]
-        if len(said) == 3 and last:
-            said.insert(0, dict(role="system", content="be good"))
         ids, _ = chat.encode_chat(made, chat.get(name), said, generation_prompt=True)
-        return made.decode(answer(Session(model, params, layout), ids.tolist(), 6))
+        tokens = answer(Session(model, params, layout), ids.tolist(), 6)
+        text = tokenizer.stream(made)
+        return "".join([*map(text.push, tokens), text.finish()])
 
-    last = False
     one = reply("hello")
     two = reply("hello", one, "there")
-    last = True
-    three = reply("hello", one, "there")
+    three = reply("be good", "hello", one, "there")
     end = "\n(stopped after --max-new-tokens 6)\n"
     unknown = "no command /what; there are /undo /reset /system TEXT /quit\n"
     assert out == one + end + two + end + one + end + unknown + three + end
