@@ -37,16 +37,15 @@ def attend(q, k, v, seen):
     v = constrain(v, "batch", None, "act_heads", None).transpose(0, 2, 1, 3)
     q = q.reshape(rows, time, kv_heads, heads // kv_heads, dim) * dim**-0.5
     q = q.transpose(0, 2, 3, 1, 4)  # [B, K, G, T, H]
-    size = time // _blocks(time)
-    out = [
-        _weighted(
-            q[..., end - size : end, :],
-            k[:, :, :end],
-            v[:, :, :end],
-            seen[:, end - size : end, :end],
-        )
-        for end in range(size, time + 1, size)
-    ]
+    # Added, not selected: XLA fuses a sum with the products around it. A finite
+    # number, so that a padding query (it sees nothing) stays finite.
+    bias = jnp.where(seen, 0.0, -1e30)
+    blocks = _blocks(time)
+    out, end = [], 0
+    for part in jnp.split(q, blocks, axis=3):
+        start, end = end, end + time // blocks
+        seen_by = bias[:, start:end, :end]
+        out.append(_weighted(part, k[:, :, :end], v[:, :, :end], seen_by))
     out = jnp.concatenate(out, axis=3).transpose(0, 3, 1, 2, 4)
     return out.reshape(rows, time, heads, dim)
 
@@ -59,17 +58,40 @@ def _blocks(time: int) -> int:
     return next((n for n in (8, 4, 2) if time % n == 0 and time >= 128 * n), 1)
 
 
-def _weighted(q, k, v, seen):
+@jax.custom_vjp
+def _weighted(q, k, v, bias):
     """[B, K, G, Q, H] queries of one block over [B, K, S, H] keys and values."""
+    return _weighted_fwd(q, k, v, bias)[0]
+
+
+def _weighted_fwd(q, k, v, bias):
     scores = jnp.einsum("bkgqh,bksh->bkgqs", q, k, preferred_element_type=jnp.float32)
-    # A large finite number, so that a padding query (it sees nothing) stays finite.
-    scores = jnp.where(seen[:, None, None], scores, -1e30)
-    top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-    weights = jnp.exp(scores - top)
+    scores = scores + bias[:, None, None]
+    weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
     total = jnp.sum(weights, axis=-1, keepdims=True)
+    weights = weights.astype(v.dtype)
     # Divided after the sum over keys: the numbers are H to a query, not S.
-    out = jnp.einsum("bkgqs,bksh->bkgqh", weights.astype(v.dtype), v)
-    return (out / total).astype(v.dtype)
+    out = jnp.einsum("bkgqs,bksh->bkgqh", weights, v) / total
+    return out.astype(v.dtype), (q, k, v, weights, total, out)
+
+
+def _weighted_bwd(residuals, dout):
+    """Written out so that nothing of size Q x S is transposed."""
+    q, k, v, weights, total, out = residuals
+    dout = dout / total
+    shift = jnp.sum(dout * out, axis=-1, keepdims=True)
+    dout = dout.astype(v.dtype)
+    dweights = jnp.einsum(
+        "bkgqh,bksh->bkgqs", dout, v, preferred_element_type=jnp.float32
+    )
+    dscores = (weights * (dweights - shift)).astype(v.dtype)
+    dq = jnp.einsum("bkgqs,bksh->bkgqh", dscores, k)
+    dk = jnp.einsum("bkgqh,bkgqs->bkhs", q, dscores).swapaxes(2, 3)
+    dv = jnp.einsum("bkgqh,bkgqs->bkhs", dout, weights).swapaxes(2, 3)
+    return dq, dk, dv, None
+
+
+_weighted.defvjp(_weighted_fwd, _weighted_bwd)
 
 
 def attend_cache(q, k, v, seen):

@@ -95,11 +95,14 @@ def _logits(h, w):
 
 
 def _chunk_stats(logits, targets):
-    """The pick is a masked sum, not a gather: its gradient is no scatter."""
     top = jnp.max(logits, axis=-1, keepdims=True)
     log_z = jnp.log(jnp.sum(jnp.exp(logits - top), axis=-1)) + top[..., 0]
     hit = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == targets[..., None]
-    picked = jnp.sum(jnp.where(hit, logits, 0.0), axis=-1)
+    layout = current()
+    if layout is None or layout.ways("act_vocab") == 1:
+        picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    else:  # a gather would collect the vocabulary on every device
+        picked = jnp.sum(jnp.where(hit, logits, 0.0), axis=-1)
     correct = (picked >= top[..., 0]).astype(jnp.float32)
     return TokenStats(picked - log_z, log_z, correct), hit
 

@@ -181,6 +181,7 @@ def forward(
 ):
     """int32[B, T] three times -> hidden [B, T, D] after the final norm, and the cache.
 
+    Positions are below T, or below the slots of the cache: no row is longer.
     With a cache, these T tokens are written into its next T slots, and attention runs
     over all filled slots; without one, over the T tokens themselves.
     """
@@ -193,8 +194,8 @@ def forward(
     if c.dropout and dropout_key is not None:
         first, *keys = jax.random.split(dropout_key, c.layers + 1)
         x, keys = dropout(x, c.dropout, first), jnp.stack(keys)
-    freqs = rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
-    tables = rope_tables(positions, freqs, c.rope_dtype)
+    slots = tokens if cache is None else cache.positions
+    tables = _rope_at(positions, slots.shape[1], c)
     if cache is not None:
         return _extend(params, x, positions, segments, tables, cache, c)
     seen = _masks(c, positions, segments, positions, segments)
@@ -208,6 +209,17 @@ def forward(
     at = (params["layers"], jnp.arange(c.layers), keys)
     x, _ = jax.lax.scan(layer, x, at, unroll=c.unroll)
     return rms_norm(x, params["final_norm"], c.norm_eps), None
+
+
+def _rope_at(positions, length: int, c):
+    """cos and sin [B, T, 1, H/2], looked up in those of positions 0 to length - 1.
+
+    XLA on a CPU fuses cosines into whatever reads them, so they would be computed for
+    every head of every layer; what is looked up it computes once.
+    """
+    freqs = rope_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
+    tables = rope_tables(jnp.arange(length), freqs, c.rope_dtype)
+    return tuple(table[positions] for table in tables)
 
 
 def unembed(params, *, config: TransformerConfig):

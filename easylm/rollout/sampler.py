@@ -170,8 +170,7 @@ class _State(NamedTuple):
     out: Completions
     done: jax.Array  # bool[R]
     found: jax.Array  # int32[R]  state of the stop strings
-    cache: Cache
-    logits: jax.Array  # float32[R, V]  of the next token
+    cache: Cache  # of all tokens but the last
 
 
 @lru_cache(maxsize=64)
@@ -191,20 +190,24 @@ def _run(model, options, params, tokens, lengths, key, limit, stop_ids, stop_tab
         params = decoding.rearrange(params, model.config)
         cache = decoding.split_layers(cache)
 
-    def advance(state: _State) -> _State:
+    def write(state: _State, logits) -> _State:
         at = jax.vmap(jax.random.fold_in, (0, None))(keys, state.step)
-        token, logp = sample(at, state.logits, **_truncation(options))
-        state = _accept(state, token, logp, stop_ids, stop_table)
-        token, position = token[:, None], (starts + state.step - 1)[:, None]
+        token, logp = sample(at, logits, **_truncation(options))
+        return _accept(state, token, logp, stop_ids, stop_table)
+
+    def advance(state: _State) -> _State:
+        """Reads the last token, writes the next."""
+        token = jax.lax.dynamic_slice_in_dim(state.out.tokens, state.step - 1, 1, 1)
+        position = (starts + state.step - 1)[:, None]
         hidden, cache = model.forward(
             params, token, position, jnp.ones_like(token), state.cache
         )
         logits = decoding.logits(model, params, hidden[:, 0])
-        return state._replace(cache=cache, logits=logits)
+        return write(state._replace(cache=cache), logits)
 
     going = lambda s: (s.step < limit) & ~jnp.all(s.done)
-    start = _start(rows, options.length, starts == 0, cache, logits)
-    state = jax.lax.while_loop(going, advance, start)
+    state = _start(rows, options.length, starts == 0, cache)
+    state = jax.lax.while_loop(going, advance, write(state, logits))
     return state.out._replace(steps=state.step)
 
 
@@ -234,11 +237,11 @@ def _widen(cache, samples: int, more: int):
     return cache._replace(k=constrain(cache.k, *names), v=constrain(cache.v, *names))
 
 
-def _start(rows: int, length: int, done, cache, logits) -> _State:
+def _start(rows: int, length: int, done, cache) -> _State:
     tokens, logps = (jnp.zeros((rows, length), t) for t in (jnp.int32, jnp.float32))
     none, no = jnp.zeros(rows, jnp.int32), jnp.zeros(rows, bool)
     out = Completions(tokens, logps, none, no, jnp.int32(0))
-    return _State(jnp.int32(0), out, done, none, cache, logits)
+    return _State(jnp.int32(0), out, done, none, cache)
 
 
 def _accept(state: _State, token, logp, stop_ids, stop_table) -> _State:

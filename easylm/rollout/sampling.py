@@ -32,7 +32,7 @@ def sample(
     scaled = logits / temperature if temperature else logits
     top = jnp.max(scaled, axis=-1, keepdims=True)
     weights = jnp.exp(scaled - top)
-    log_z = jnp.log(jnp.sum(weights, axis=-1)) + top[:, 0]
+    log_z = jnp.log(_sum(weights)[:, 0]) + top[:, 0]
     if temperature:
         floor = _floor(scaled, top, top_k, top_p, min_p)
         kept = weights if floor is None else jnp.where(scaled >= floor, weights, 0.0)
