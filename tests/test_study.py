@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from easylm.simulator import small_talk
 from tests import tiny
 
 # A small model, few rows, few steps: the shape of the real thing in seconds.
@@ -54,7 +55,7 @@ def test_it_makes_its_data_trains_and_shows_answers_before_and_after(first):
     assert len(losses) == 16 and losses[-1] < losses[0] - 0.5
     shown = table(run.stdout)
     for word in ("before", "after", "reference"):
-        assert len(re.findall(rf"^ +{word} ", shown, re.M)) == 9  # one per family
+        assert len(re.findall(rf"^ +{word} ", shown, re.M)) == len(small_talk.SIZES)
     assert re.search(r"^  all +100 +\d+% +\d+%$", shown, re.M)
     assert f"python scripts/chat.py {workdir}" in shown
 

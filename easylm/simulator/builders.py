@@ -21,7 +21,7 @@ class SmallTalk(tfds.core.GeneratorBasedBuilder):
     """Conversations of simulator/small_talk.py: splits train and validation."""
 
     # Data on disk is found by its version: raise it whenever the rows change.
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")
     url_infos = None  # nothing is downloaded
 
     def _info(self):

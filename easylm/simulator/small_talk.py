@@ -1,56 +1,53 @@
 """Small talk: conversations that a model of a million parameters can learn to hold.
 
-Ten families of questions with one right answer. A conversation is one to three turns;
-some begin with a system message that changes how the answer is written.
+Seven families of questions with one right answer. A conversation is one to three turns,
+later ones refer back; some begin with a system message that changes the answer.
 
 Every turn rests on a `fact`. One fact in eight, chosen by a hash of its name, is held
 out: "train" holds no conversation that touches it, and in "validation" the last turn
 rests on one. What a fact is, hence what validation asks that was never seen:
 
-    addition    two numbers, in either order
-    comparison  two numbers, in either order
-    counting    where it starts, where it ends
-    memory      a name with a thing that its owner likes
-    echo        two words, or a word with the number of times
-    sequence    a day, month or letter with before or after, in one way of asking
-    opposite    a word, in one way of asking
-    color       a thing, in one way of asking; or a thing with a color it may have
-    spelling    a word, in one way of asking
-    greeting    never held out; they open conversations of the other families
+    addition    two numbers, in this order and this way of asking
+    sequence    a day or month with before or after, in this way of asking
+    opposite    a word, in this way of asking
+    color       a thing, in this way of asking
+    spelling    a word, in this way of asking
+    memory      a name together with what its owner likes
+    echo        some words, in this order
 
-Nothing is random: rows are ordered by a hash of the seed and the row.
+So five families ask for what was learned in other words, and two for new combinations.
+Greetings, which open some conversations, are no facts. Nothing is random: rows are
+drawn and ordered by a hash of the seed and the row.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator
 from functools import cache
-from itertools import combinations, permutations, product
+from itertools import permutations, product
 from typing import NamedTuple
 
 SPLITS = ("train", "validation")
 FRACTION = 8  # one fact in this many is held out
-# Conversations of each family: (train, validation).
-SIZES = {
-    "addition": (1400, 60),
-    "comparison": (600, 30),
-    "counting": (500, 30),
-    "memory": (700, 30),
-    "echo": (600, 30),
-    "sequence": (800, 40),
-    "opposite": (600, 30),
-    "color": (600, 30),
-    "spelling": (400, 20),
+FURTHER = 8  # second questions to a first one
+SIZES = {  # conversations of each family: (train, validation)
+    "addition": (700, 50),
+    "sequence": (850, 50),
+    "opposite": (700, 50),
+    "color": (500, 40),
+    "spelling": (300, 30),
+    "memory": (500, 40),
+    "echo": (600, 40),
 }
 
 
 class Turn(NamedTuple):
-    """A question; its answer as a sentence, and as one word if that makes sense."""
+    """A question; its answer, and one that repeats the question if that makes sense."""
 
     fact: str
     ask: str
     answer: str
-    word: str = ""
+    full: str = ""
 
 
 def rows(split: str, seed: int = 0) -> list[dict]:
@@ -71,23 +68,24 @@ def held_out(fact: str) -> bool:
 
 def _split(talk: list[Turn]) -> str:
     """Held-out facts stay out of train; elsewhere they come last or not at all."""
-    out = [bool(turn.fact) and held_out(turn.fact) for turn in talk]
+    out = [held_out(turn.fact) for turn in talk]
     if not any(out):
         return "train"
     return "validation" if out[-1] else "neither"
 
 
 def _styles(talk: list[Turn]) -> Iterator[list[dict]]:
-    """The conversation as it is, and as the system messages want it."""
+    """As it is; for some also after a greeting, or in the style of a system message."""
     yield _messages(talk)
-    if all(turn.word for turn in talk):
-        short = [turn._replace(answer=turn.word) for turn in talk]
-        yield _messages(short, "Answer in one word.")
+    choice = int(_digest(talk), 16)
+    if choice % 4 == 0 and len(talk) < 3:
+        yield _messages([_GREETINGS[choice // 4 % len(_GREETINGS)], *talk])
+    if choice % 4 == 1 and talk[0].full:
         loud = [turn._replace(answer=turn.answer.upper()) for turn in talk]
         yield _messages(loud, "Answer in upper case.")
-    elif len(talk) < 3:
-        hello = _GREETINGS[int(_digest(talk), 16) % len(_GREETINGS)]
-        yield _messages([hello, *talk])
+    if choice % 4 > 1 and talk[0].full:
+        full = [turn._replace(answer=turn.full) for turn in talk]
+        yield _messages(full, "Answer in full.")
 
 
 def _messages(talk: list[Turn], system: str = "") -> list[dict]:
@@ -104,194 +102,121 @@ def _digest(*parts) -> str:
 
 # The families. Each yields talks: lists of turns.
 
-_GREETINGS = [
-    Turn("", "Hello!", "Hello! How can I help you?"),
-    Turn("", "Hi there.", "Hi! What can I do for you?"),
-    Turn("", "Good morning.", "Good morning! How can I help you?"),
-    Turn("", "Good evening.", "Good evening! How can I help you?"),
-    Turn("", "How are you?", "I am fine, thank you."),
-    Turn("", "Who are you?", "I am a very small language model."),
-]
-
 
 def _addition():
-    for a, b in [*product(range(1, 30), range(1, 10))]:
-        c, d = a + b, (a * 7 + b * 3) % 9 + 1
-        for ask in ("What is {} plus {}?", "Add {} and {}.", "How much is {} + {}?"):
-            for x, y in {(a, b), (b, a)}:
-                first = _sum(ask.format(x, y), x, y)
-                yield [first]
-                yield [first, _sum(f"And plus {d}?", c, d)]
+    sums = {f"{a} plus {b}": str(a + b) for a in range(1, 10) for b in range(1, 11 - a)}
+    asks = ("What is {}?", "How much is {}?", "Tell me what {} is.")
+
+    def refer(key):
+        for more in (1, 2, 3):
+            yield f"And plus {more}?", f"{sums[key]} plus {more}"
+
+    return _lookup(sums, asks, "{} is {}.", refer)
 
 
-def _sum(ask, a, b):
-    fact = f"{min(a, b)} + {max(a, b)}"
-    return Turn(fact, ask, f"{a} plus {b} is {a + b}.", f"{a + b}.")
+def _sequence():
+    table = {}
+    for names in _SEQUENCES:
+        for name, after in zip(names, names[1:] + names[:1], strict=True):
+            table |= {f"after {name}": after, f"before {after}": name}
+    asks = ("What comes {}?", "What is {}?", "Tell me what comes {}.")
+
+    def refer(key):
+        side = key.split()[0]
+        yield f"And {side} that?", f"{side} {table[key]}"
+
+    return _lookup(table, asks, "{1} comes {0}.", refer)
 
 
-def _comparison():
-    for a, b in permutations(range(1, 51), 2):
-        fact, low, high = f"{min(a, b)} or {max(a, b)}", min(a, b), max(a, b)
-        larger = f"{high} is larger than {low}."
-        smaller = f"{low} is smaller than {high}."
-        up = Turn(fact, f"Which is larger, {a} or {b}?", larger, f"{high}.")
-        down = Turn(fact, f"Which is smaller, {a} or {b}?", smaller, f"{low}.")
-        yield [up]
-        yield [down]
-        yield [up, down._replace(ask="And which is smaller?")]
-        yield [down, up._replace(ask="And which is larger?")]
+def _opposite():
+    pairs = [pair.split() for pair in _OPPOSITES.split(", ")]
+    table = {a: b for pair in pairs for a, b in permutations(pair)}
+    ask = "the opposite of {}"
+    asks = (f"What is {ask}?", f"Tell me {ask}.", f"Say {ask}.")
+    return _lookup(table, asks, "The opposite of {} is {}.")
 
 
-def _counting():
-    for start, end in permutations(range(1, 31), 2):
-        if not 2 <= abs(start - end) <= 6:
-            continue
-        step = 1 if end > start else -1
-        numbers = ", ".join(map(str, range(start, end + step, step)))
-        fact = f"{start} to {end}"
-        for ask in ("Count from {} to {}.", "Can you count from {} to {}?"):
-            yield [Turn(fact, ask.format(start, end), f"{numbers}.")]
+def _color():
+    table = {a: color for color, things in _COLORS.items() for a in things.split(", ")}
+    asks = ("What color is {}?", "Tell me the color of {}.", "What is the color of {}?")
+    return _lookup(table, asks, "{} is {}.")
+
+
+def _spelling():
+    table = {word: "-".join(word) for word in _WORDS}
+    return _lookup(table, ("How do you spell {}?", "Spell {}.", "Can you spell {}?"))
 
 
 def _memory():
     for name, thing in product(_NAMES, _LIKED):
         fact = f"{name} likes {thing}"
-        said = Turn(fact, f"My name is {name} and I like {thing}.", f"Hello, {name}!")
-        who = Turn(fact, "What is my name?", f"Your name is {name}.")
+        said = Turn(fact, f"I am {name} and I like {thing}.", f"Hello, {name}!")
+        who = Turn(fact, "Who am I?", f"You are {name}.")
         what = Turn(fact, "What do I like?", f"You like {thing}.")
-        yield [said]
-        yield [said, who]
-        yield [said, what]
-        yield [said, who, what]
-        yield [said, what, who]
+        yield from ([said], [said, who], [said, what])
+        yield from ([said, who, what], [said, what, who])
 
 
 def _echo():
-    words = [*_COLORS, *_SPELLED]
-    for one, two in permutations(words, 2):
-        yield [Turn(f"{one} {two}", f"Repeat after me: {one} {two}.", f"{one} {two}")]
-    for word, (n, times) in product(words, enumerate(_TIMES, 2)):
-        yield [Turn(f"{word} x {n}", f"Say {word} {times}.", " ".join([word] * n))]
+    for some in [*permutations([*_COLORS, *_WORDS], 2), *permutations(_WORDS, 3)]:
+        said = " ".join(some)
+        yield [Turn(said, f"Repeat: {said}.", f"You said {said}.")]
 
 
-def _sequence():
-    for kind, names in _SEQUENCES.items():
-        for place, name in enumerate(names):
-            for side, step in (("after", 1), ("before", -1)):
-                if kind == "letter" and not 0 <= place + 2 * step < len(names):
-                    continue
-                asks = _SEQUENCE_ASKS[kind]
-                found = names[(place + step) % len(names)]
-                then = names[(place + 2 * step) % len(names)]
-                answer = f"{found} comes {side} {name}."
-                further = f"{then} comes {side} {found}."
-                for k, ask in enumerate(asks):
-                    ask = ask.format(side=side, name=name)
-                    first = Turn(f"{side} {name} {k}", ask, answer, f"{found}.")
-                    fact = f"{side} {found} again"
-                    yield [first]
-                    yield [first, Turn(fact, f"And {side} that?", further, f"{then}.")]
+def _lookup(table, asks, full="", refer=lambda key: ()):
+    """Each entry in each way of asking: alone, and before a second question.
+
+    That is "And ...?" about another entry, or one of refer(key): (question, entry).
+    """
+    for ask, key in product(asks, table):
+        first = _turn(ask.format(key), ask.format(key), key, table[key], full)
+        yield [first]
+        others = sorted(
+            table.keys() - {key}, key=lambda other: _digest(ask, key, other)
+        )
+        seconds = [(f"And {other}?", other) for other in others[:FURTHER]]
+        for said, entry in [*seconds, *refer(key)]:
+            if entry in table:
+                fact = f"{said} {entry}"
+                yield [first, _turn(fact, said, entry, table[entry], full)]
 
 
-def _opposite():
-    for pair in _OPPOSITES:
-        for (word, other), (k, ask) in product(
-            permutations(pair.split()), enumerate(_OPPOSITE_ASKS)
-        ):
-            answer = f"The opposite of {word} is {other}."
-            turn = Turn(f"not {word} {k}", ask.format(word), answer, f"{other}.")
-            yield [turn]
-            back = Turn("", f"And of {other}?", f"The opposite of {other} is {word}.")
-            yield [turn, back._replace(fact=f"not {other} again", word=f"{word}.")]
-
-
-def _color():
-    for color, things in _COLORS.items():
-        for thing in things.split(", "):
-            answer = f"{thing} is {color}.".capitalize()
-            for k, ask in enumerate(_COLOR_ASKS):
-                fact = f"color of {thing} {k}"
-                yield [Turn(fact, ask.format(thing), answer, f"{color}.")]
-            for other in _COLORS:
-                reply = f"Yes, {thing} is {color}."
-                reply = reply if other == color else reply.replace("Yes", "No")
-                ask = f"Is {thing} {other}?"
-                yield [Turn(f"{thing} {other}", ask, reply, reply[:3].strip(",") + ".")]
-
-
-def _spelling():
-    for word, (k, ask) in product(_SPELLED, enumerate(_SPELLING_ASKS)):
-        yield [Turn(f"spell {word} {k}", ask.format(word), "-".join(word) + ".")]
-    for one, two in combinations(_SPELLED, 2):
-        ask = _SPELLING_ASKS[len(one + two) % len(_SPELLING_ASKS)]
-        first = Turn("", ask.format(one), "-".join(one) + ".")
-        fact = f"spell {two} again"
-        yield [first, Turn(fact, f"And {two}?", "-".join(two) + ".")]
+def _turn(fact, ask, key, found, full):
+    full = full.format(key, found)
+    short = f"{found}." if "-" in found else f"It is {found}."
+    return Turn(fact, ask, short, full[:1].upper() + full[1:])
 
 
 # What they talk about.
 
-_NAMES = (
-    "Anna Ben Clara David Emma Felix Grace Henry Ida Jack Kate Leo Mia Noah".split()
-)
-_LIKED = "tea coffee milk music books games dogs cats horses cake apples snow".split()
-_TIMES = ("twice", "three times", "four times", "five times")
-_SPELLED = (
-    "cat dog bird fish house tree water bread milk apple book table chair door hand"
-    " river stone cloud train ship"
-).split()
-
-_SEQUENCES = {
-    "day": "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split(),
-    "month": (
-        "January February March April May June July August September October"
-        " November December"
-    ).split(),
-    "letter": list("ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
-}
-_SEQUENCE_ASKS = {
-    kind: (
-        f"What {kind} comes {{side}} {{name}}?",
-        f"Which {kind} is {{side}} {{name}}?",
-        f"Tell me the {kind} {{side}} {{name}}.",
-        "What comes {side} {name}?",
+_GREETINGS = [
+    Turn("", "Hello!", "Hello! How can I help you?"),
+    Turn("", "Good morning.", "Good morning! How can I help you?"),
+    Turn("", "How are you?", "I am fine, thank you."),
+    Turn("", "Who are you?", "I am a very small model."),
+]
+_NAMES = "Anna Ben Clara David Emma Felix Grace Henry Ida Jack Kate Leo".split()
+_LIKED = "tea coffee milk music books games dogs cats horses".split()
+_WORDS = "cat dog bird fish house tree water bread book door hand ship".split()
+_SEQUENCES = [
+    names.split()
+    for names in (
+        "Monday Tuesday Wednesday Thursday Friday Saturday Sunday",
+        "January February March April May June July August September October November"
+        " December",
     )
-    for kind in _SEQUENCES
-}
-
+]
 _OPPOSITES = (
-    "hot cold,big small,fast slow,light dark,old young,happy sad,up down,left right,"
-    "open closed,full empty,hard soft,high low,long short,loud quiet,near far,"
-    "rich poor,strong weak,thick thin,wet dry,wide narrow,day night,good bad,"
-    "early late,clean dirty"
-).split(",")
-_OPPOSITE_ASKS = (
-    "What is the opposite of {}?",
-    "Tell me the opposite of {}.",
-    "Give me the opposite of {}.",
-    "Do you know the opposite of {}?",
+    "hot cold, big small, fast slow, light dark, old young, happy sad, open closed,"
+    " full empty, hard soft, high low, loud quiet, wet dry"
 )
-
 _COLORS = {
-    "blue": "the sky, the sea, a blueberry",
-    "green": "grass, a leaf, a frog",
-    "red": "blood, a tomato, a cherry",
-    "yellow": "the sun, a banana, a lemon",
-    "white": "snow, milk, salt",
-    "black": "coal, the night, a raven",
-    "brown": "chocolate, a nut, the earth",
-    "orange": "a carrot, a pumpkin, a fox",
+    "blue": "the sky, the sea",
+    "green": "grass, a frog",
+    "red": "blood, a tomato",
+    "yellow": "the sun, a banana",
+    "white": "snow, milk",
+    "black": "coal, the night",
+    "brown": "chocolate, the earth",
+    "orange": "a carrot, a fox",
 }
-_COLOR_ASKS = (
-    "What color is {}?",
-    "Which color is {}?",
-    "Tell me the color of {}.",
-    "Do you know the color of {}?",
-)
-
-_SPELLING_ASKS = (
-    "How do you spell {}?",
-    "Spell {}.",
-    "Spell the word {}.",
-    "Can you spell {} for me?",
-)

@@ -16,9 +16,10 @@ from easylm.errors import UserError
 from easylm.simulator import small_talk
 
 # Of all rows. If it changes, raise SmallTalk.VERSION: data on disk goes by the version.
-DIGEST = "1a471eee6f3e6daf162d9d984b1216c496cf3a43b56232f80f5a897c2491fa10"
+DIGEST = "3283904f70feea0d9d17e0871c324dac967bba69450b9ddb96c88477abd5cd8c"
 
-LOOKUPS = ("sequence", "opposite", "color", "spelling")
+LOOKUPS = ("addition", "sequence", "opposite", "color", "spelling")
+LOUD, FULL = "Answer in upper case.", "Answer in full."
 
 
 @pytest.fixture(scope="module")
@@ -50,26 +51,22 @@ def questions(row):
     return [ask for ask in asks if ask not in openers]
 
 
-def numbers(text):
-    return [int(n) for n in re.findall(r"\d+", text)]
-
-
 def contents(row):
     """What the turns of a conversation are about, read from their text alone."""
-    family, asks = row["family"], questions(row)
-    if family == "addition":
-        a, b = numbers(asks[0])
-        further = [(a + b, *numbers(ask)) for ask in asks[1:]]
-        return [frozenset(pair) for pair in [(a, b), *further]]
-    if family == "comparison":
-        return [frozenset(numbers(asks[0]))]
-    if family == "counting":
-        return [tuple(numbers(asks[0]))]
-    if family == "memory":
-        return re.findall(r"My name is (\w+) and I like (\w+)", asks[0])
-    if family == "echo":
-        return [re.sub("Repeat after me: |Say ", "", asks[0])]
-    return [tuple(asks)]
+    asks, first = questions(row), questions(row)[0]
+    if row["family"] == "memory":
+        return re.findall(r"I am (\w+) and I like (\w+)", first)
+    if row["family"] == "echo":
+        return [first]
+    answers = [m["content"] for m in row["messages"] if m["role"] == "assistant"]
+    answers = answers[-len(asks) :]  # without that to an opener
+    return [(ask, found(said)) for ask, said in zip(asks, answers, strict=True)]
+
+
+def found(answer):
+    """What matters in "It is May.", "April comes before May." or "c-a-t.", say."""
+    words = answer.lower().rstrip(".").split()
+    return words[0 if "comes" in words else -1]
 
 
 @pytest.mark.parametrize("family", small_talk.SIZES)
@@ -79,7 +76,7 @@ def test_what_validation_asks_last_is_nowhere_in_train(rows, family):
         for split in small_talk.SPLITS
     )
     seen = {content for talk in train for content in talk}
-    assert len(seen) > 50 and len(held) >= 20
+    assert len(seen) > 40 and len(held) >= 20
     assert seen.isdisjoint(talk[-1] for talk in held)
 
 
@@ -102,18 +99,16 @@ def test_sizes_are_as_declared_and_no_conversation_comes_twice(rows):
 
 
 def test_one_to_three_turns_and_system_messages_that_matter(rows):
-    systems = Counter()
+    styles = Counter()
     for row in rows["train"]:
         roles = [turn["role"] for turn in row["messages"]]
-        if roles[0] == "system":
-            systems[row["messages"][0]["content"]] += 1
-            roles = roles[1:]
-            answer = row["messages"][-1]["content"]
-            style = row["messages"][0]["content"]
-            assert answer == answer.upper() or style != "Answer in upper case."
-            assert " " not in answer or style != "Answer in one word."
-        assert roles in [["user", "assistant"] * n for n in (1, 2, 3)]
-    assert len(systems) == 2 and min(systems.values()) > 500
+        style = row["messages"][0]["content"] if roles[0] == "system" else ""
+        styles[style] += 1
+        assert roles[bool(style) :] in [["user", "assistant"] * n for n in (1, 2, 3)]
+        answer = row["messages"][-1]["content"]
+        assert (answer == answer.upper()) == (style == LOUD) or "-" in answer
+        assert not answer.startswith("It is") or style == ""
+    assert set(styles) == {"", LOUD, FULL} and min(styles.values()) > 300
 
 
 def test_the_rows_are_what_this_version_of_the_data_set_says(rows):
@@ -161,7 +156,7 @@ def test_two_processes_that_open_it_first_at_once_read_the_same_rows(rows, tmp_p
     assert ordered(found[0]) == ordered(rows["validation"])
     train = open_source(f"tfds:small_talk@{tmp_path}")
     assert len(train) == len(rows["train"])
-    assert [path.name for path in (tmp_path / "small_talk").iterdir()] == ["1.0.0"]
+    assert [path.name for path in (tmp_path / "small_talk").iterdir()] == ["2.0.0"]
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
