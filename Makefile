@@ -11,7 +11,7 @@ study: $(VENV)/run.stamp
 	$(RUN) scripts/study.py --workdir runs/study
 
 test: $(VENV)/test.stamp
-	$(RUN) -m pytest tests -m "not slow"
+	$(RUN) -m pytest tests -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/test.stamp
 	$(RUN) -m pytest tests -m slow

@@ -2,7 +2,13 @@
 
 from setuptools import find_packages, setup
 
-TEST = ["pytest>=8", "ruff>=0.15", "torch>=2.4", "transformers>=4.50"]
+TEST = [
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "ruff>=0.15",
+    "torch>=2.4",
+    "transformers>=4.50",
+]
 
 setup(
     name="easylm",

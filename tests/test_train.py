@@ -4,6 +4,7 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import time
 
 import jax
@@ -147,6 +148,37 @@ def test_kill_while_saving_loses_nothing_that_was_saved(data, whole, tmp_path):
         process.wait()
     process = tiny.command(data, workdir, devices=8)
     assert process.wait() == 0, process.stderr.read()
+    assert_same_run(whole, workdir)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """mount(megabytes) -> a folder on a disk of that size; again: the same, resized."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(megabytes, flags="nosuid"):
+        options = f"{flags},size={megabytes}m"
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("only root can mount a disk that is full soon")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", str(folder)], capture_output=True)
+
+
+def test_full_disk_is_one_line_and_the_run_goes_on_later(data, whole, small_disk):
+    workdir = small_disk(2) / "run"
+    process = tiny.command(data, workdir, devices=8)
+    said = process.communicate()[1]
+    assert process.returncode == 2, said
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "the disk is full" in errors[0]
+    small_disk(64, "remount")
+    saved = checkpoint.Checkpoints(workdir, every=1, keep=0).latest()
+    assert (saved or 0) < 6
+    train(tiny.config(data), workdir)
     assert_same_run(whole, workdir)
 
 

@@ -1,5 +1,7 @@
 """From logits to a token: which tokens can be drawn, how often, with which logp."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ HAND = (0.5, 0.25, 0.15, 0.1)
 def draw(logits, count, **options):
     keys = jax.random.split(jax.random.key(0), count)
     rows = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (count, len(logits)))
-    tokens, logps = jax.jit(lambda k, x: sample(k, x, **options))(keys, rows)
+    tokens, logps = sample(keys, rows, **options)
     return np.asarray(tokens), np.asarray(logps)
 
 
@@ -72,7 +74,7 @@ def test_top_p_beyond_the_nearest_tokens_is_exact_and_leaves_other_rows_alone():
     peaked[7] = 20.0
     gaps = np.linspace(0, 0.1, 3000, dtype=np.float32)
     keys = jax.random.split(jax.random.key(0), 2)
-    run = jax.jit(lambda k, x: sample(k, x, top_p=0.5))
+    run = partial(sample, top_p=0.5)
     both, _ = run(keys, jnp.stack([peaked, -gaps]))
     alone, _ = run(keys[:1], jnp.asarray(peaked)[None])
     assert both[0] == alone[0] == 7

@@ -119,14 +119,14 @@ def test_a_full_disk_is_a_one_line_error():
 
 
 @pytest.fixture
-def bucket():
+def bucket(monkeypatch):
     """gs:// in the memory of this process."""
-    fsspec = pytest.importorskip("fsspec")
+    import fsspec
     from etils import epath
     from fsspec.implementations.memory import MemoryFileSystem
 
     for scheme in ("gs", "gcs"):
-        fsspec.register_implementation(scheme, MemoryFileSystem, clobber=True)
+        monkeypatch.setitem(fsspec.registry._registry, scheme, MemoryFileSystem)
     path = epath.Path("gs://bucket/run")
     yield path
     path.parent.rmtree()
