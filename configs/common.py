@@ -3,6 +3,8 @@
 import ml_collections
 from ml_collections.config_dict import placeholder
 
+from easylm.errors import UserError
+
 
 def base() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
@@ -70,6 +72,14 @@ def base() -> ml_collections.ConfigDict:
     c.sample.max_new_tokens = 128
     c.sample.temperature = 0.0
     return c
+
+
+def preset(arg: str, **presets):
+    """The preset after the colon of `--config FILE:NAME`; "" is `default`."""
+    name = arg or "default"
+    if name not in presets:
+        raise UserError(f"no preset {arg!r}; there are {', '.join(presets)}")
+    return presets[name]()
 
 
 def source(path: str, format: str = "messages", weight: float = 1.0):

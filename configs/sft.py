@@ -21,7 +21,7 @@ from configs import common
 
 
 def get_config(arg: str = ""):
-    return {"": study, "tiny": tiny}[arg]()
+    return common.preset(arg, default=study, tiny=tiny)
 
 
 def study():

@@ -140,7 +140,11 @@ def parse(argv) -> list[str]:
         while error.args and isinstance(error.args[0], Exception):
             error = error.args[0]
         said = str(error.args[0] if error.args else error)
-        raise UserError(f"bad flag: {' '.join(said.split())}") from None
+        _, ours, message = said.rpartition("easylm.errors.UserError: ")
+        if "Traceback" in said and not ours:
+            raise  # a config file that does not run
+        message = message if ours else f"bad flag: {' '.join(said.split())}"
+        raise UserError(message.strip()) from None
 
 
 def run() -> None:

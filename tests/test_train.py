@@ -5,7 +5,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
+from functools import partial
 
 import jax
 import numpy as np
@@ -236,6 +238,19 @@ def test_unknown_key_on_the_command_line_names_the_nearest(data, tmp_path):
     assert process.wait() == 2
     error = process.stderr.read()
     assert 'Did you mean "lr"' in error and "Traceback" not in error
+
+
+def test_unknown_preset_is_one_line_and_a_broken_config_shows_where(tmp_path):
+    train_module = [sys.executable, "-m", "easylm.train", "--workdir", str(tmp_path)]
+    run = partial(subprocess.run, cwd=tiny.ROOT, text=True, capture_output=True)
+    wrong = run([*train_module, "--config=configs/sft.py:tinny"])
+    assert wrong.returncode == 2
+    assert wrong.stderr == "error: no preset 'tinny'; there are default, tiny\n"
+    broken = tmp_path / "broken.py"
+    broken.write_text("def get_config():\n    return nothing\n")
+    wrong = run([*train_module, f"--config={broken}"])
+    assert "NameError: name 'nothing' is not defined" in wrong.stderr
+    assert f'File "{broken}", line 2' in wrong.stderr
 
 
 def wait_for(path, process, seconds=120):

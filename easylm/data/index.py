@@ -181,7 +181,7 @@ def _encode_checked(part: Part, rules: Rules, rows, counts: Counter):
         try:
             return [(row, step(*args))]
         except BadRow as e:
-            _refuse(e, part.source.where(row), rules.bad_rows, counts)
+            refuse(e, part.source.where(row), rules.bad_rows, counts)
         return []
 
     def encode_one(example):
@@ -204,7 +204,7 @@ def _encode_checked(part: Part, rules: Rules, rows, counts: Counter):
         ]
 
 
-def _refuse(bad: BadRow, where: str, bad_rows: str, counts: Counter):
+def refuse(bad: BadRow, where: str, bad_rows: str, counts: Counter):
     if bad_rows == "error":
         place = "" if bad.where else f"{where}: "
         fix = "fix the row, or set data.bad_rows='skip'"

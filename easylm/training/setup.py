@@ -1,5 +1,6 @@
 """From a config to the parts of a run: tokenizer, model, data, first parameters."""
 
+from collections import Counter
 from functools import partial
 
 import jax
@@ -7,10 +8,10 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from easylm.data import chat, formats, pipeline, sources
+from easylm.data import chat, formats, index, pipeline, sources
 from easylm.data import tokenizer as tokenizers
 from easylm.errors import UserError
-from easylm.evals import likelihood
+from easylm.evals import likelihood, samples
 from easylm.models import base, hf, transformer
 from easylm.sharding import Layout, check_divides
 from easylm.training import checkpoint, optimizer, select
@@ -118,8 +119,6 @@ def make_samples(config, tokenizer, model):
     """sample(params, key) -> [(prompt, answer)], or None."""
     if not config.sample.prompts or not config.sample.every:
         return None
-    from easylm.evals import samples
-
     return samples.make(
         model,
         tokenizer,
@@ -180,8 +179,12 @@ def _train_tokenizer(config, folder) -> None:
         if not part.path:
             raise UserError("tokenizer='train' needs a path for every data.mixture")
         read, source = formats.get(part.format), sources.open_source(part.path)
-        rows = range(min(len(source), part.max_rows or len(source)))
-        texts += [_plain(read(source[i])) for i in rows]
+        for row in range(min(len(source), part.max_rows or len(source))):
+            try:
+                texts.append(_plain(read(source[row])))
+            except sources.BadRow as bad:  # counted when the data is indexed
+                where = source.where(row)
+                index.refuse(bad, where, config.data.bad_rows, Counter())
     name = str(folder.parent / "tokenizer.model")
     headers = ("<|system|>", "<|user|>", "<|assistant|>")
     special = headers if config.template == "tulu" else ()
