@@ -18,7 +18,7 @@ from ml_collections import config_flags
 
 from easylm import sharding
 from easylm.data.loader import Prefetch, place
-from easylm.errors import UserError
+from easylm.errors import UserError, explain
 from easylm.objectives import base as objectives
 from easylm.training import checkpoint, setup
 from easylm.training.guard import FiniteGuard, Stop
@@ -147,14 +147,5 @@ def parse(argv) -> list[str]:
         raise UserError(message.strip()) from None
 
 
-def run() -> None:
-    """The command line: what a user can fix is one line, all else a traceback."""
-    try:
-        app.run(main, flags_parser=parse)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    run()
+    explain(app.run, main, flags_parser=parse)

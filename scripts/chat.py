@@ -15,7 +15,7 @@ import jax
 from easylm import sharding
 from easylm.data import chat
 from easylm.data import tokenizer as tokenizers
-from easylm.errors import UserError
+from easylm.errors import UserError, explain
 from easylm.models import base, hf, transformer
 from easylm.rollout.session import Session
 from easylm.training import checkpoint
@@ -182,8 +182,4 @@ def _computing_in(model, dtype: str):
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    explain(main)

@@ -7,9 +7,8 @@ tokenizer and the chat template, and loads in transformers.
 """
 
 import argparse
-import sys
 
-from easylm.errors import UserError
+from easylm.errors import explain
 from easylm.models import hf
 from easylm.training.checkpoint import load_for_inference
 
@@ -26,8 +25,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    explain(main)

@@ -16,7 +16,7 @@ from absl import app, logging
 
 from easylm import train
 from easylm.data.sources import open_source
-from easylm.errors import UserError
+from easylm.errors import UserError, explain
 from easylm.evals.answers import answer, exact
 from easylm.models import base
 from easylm.training import checkpoint
@@ -90,8 +90,4 @@ def _one_line(text: str, width: int = 64) -> str:
 
 if __name__ == "__main__":
     sys.argv[1:1] = [f"--config={CONFIG}:tiny"]
-    try:
-        app.run(main)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    explain(app.run, main)

@@ -20,8 +20,8 @@ from easylm.errors import UserError
 def dpo(logps, ref_logps, lengths, *, beta=0.1, label_smoothing=0.0):
     """-(1 - e) log s(beta d) - e log s(-beta d).
 
-    DPO (arXiv 2305.18290); e > 0 says that a share e of the labels is wrong (cDPO, ibid.
-    and Mitchell 2023).
+    DPO (arXiv 2305.18290); e > 0 supposes that a share e of the labels is wrong (cDPO,
+    Mitchell 2023).
     """
     return _smoothed(beta * _difference(logps, ref_logps), label_smoothing)
 
@@ -53,7 +53,7 @@ def ipo(logps, ref_logps, lengths, *, beta=0.1):
 
 
 def ipo_sum(logps, ref_logps, lengths, *, beta=0.1):
-    """(d - 1 / (2 beta))^2: IPO on sums, as its paper writes it and as Tulu 2.5 ran it."""
+    """(d - 1 / (2 beta))^2: IPO on sums, as in its paper and the code of the study."""
     return (_difference(logps, ref_logps) - 1 / (2 * beta)) ** 2
 
 
@@ -135,7 +135,10 @@ def exo(logps, ref_logps, lengths, *, beta=0.1, label_smoothing=1e-3):
 
 
 def nca(logps, ref_logps, lengths, *, beta=0.1):
-    """-log s(beta c) - (log s(-beta c) + log s(-beta r)) / 2 (NCA, arXiv 2402.05369)."""
+    """-log s(beta c) - (log s(-beta c) + log s(-beta r)) / 2.
+
+    NCA (arXiv 2402.05369): each answer against noise.
+    """
     c, r = _ratios(logps, ref_logps)
     both = log_sigmoid(-beta * c) + log_sigmoid(-beta * r)
     return -log_sigmoid(beta * c) - both / 2
