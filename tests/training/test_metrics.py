@@ -1,5 +1,6 @@
 """What a run writes down and shows: files, averages, the progress line, the summary."""
 
+import importlib
 import io
 import json
 import math
@@ -121,12 +122,12 @@ def test_a_full_disk_is_a_one_line_error():
 @pytest.fixture
 def bucket(monkeypatch):
     """gs:// in the memory of this process."""
-    import fsspec
     from etils import epath
     from fsspec.implementations.memory import MemoryFileSystem
 
+    known = importlib.import_module("fsspec.registry")._registry
     for scheme in ("gs", "gcs"):
-        monkeypatch.setitem(fsspec.registry._registry, scheme, MemoryFileSystem)
+        monkeypatch.setitem(known, scheme, MemoryFileSystem)
     path = epath.Path("gs://bucket/run")
     yield path
     path.parent.rmtree()
