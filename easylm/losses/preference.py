@@ -14,8 +14,6 @@ d = c - r. Lower is better; with policy = reference, c = r = 0.
 import jax.numpy as jnp
 from jax.nn import log_sigmoid, relu, sigmoid, softplus
 
-from easylm.errors import UserError
-
 
 def dpo(logps, ref_logps, lengths, *, beta=0.1, label_smoothing=0.0):
     """-(1 - e) log s(beta d) - e log s(-beta d).
@@ -38,7 +36,9 @@ def robust(logps, ref_logps, lengths, *, beta=0.1, label_smoothing=0.1):
     Unbiased when a share e < 1/2 of the labels is flipped (rDPO, arXiv 2403.00409).
     """
     if not 0 <= label_smoothing < 0.5:
-        raise UserError(f"robust: label_smoothing {label_smoothing} is not in [0, 0.5)")
+        raise ValueError(
+            f"robust: label_smoothing {label_smoothing} is not in [0, 0.5)"
+        )
     d, e = beta * _difference(logps, ref_logps), label_smoothing
     return (e * log_sigmoid(-d) - (1 - e) * log_sigmoid(d)) / (1 - 2 * e)
 
@@ -128,7 +128,7 @@ def exo(logps, ref_logps, lengths, *, beta=0.1, label_smoothing=1e-3):
     EXO for pairs (arXiv 2402.00856): the reverse KL to labels smoothed by e > 0.
     """
     if not 0 < label_smoothing < 1:
-        raise UserError(f"exo: label_smoothing {label_smoothing} is not in (0, 1)")
+        raise ValueError(f"exo: label_smoothing {label_smoothing} is not in (0, 1)")
     d, e = beta * _difference(logps, ref_logps), label_smoothing
     chosen = sigmoid(d) * (log_sigmoid(d) - jnp.log(1 - e))
     return chosen + sigmoid(-d) * (log_sigmoid(-d) - jnp.log(e))
@@ -224,9 +224,9 @@ def f_dpo(logps, ref_logps, lengths, *, beta=0.1, divergence="js", alpha=0.5):
         "alpha": lambda x: jnp.exp(jnp.clip((alpha - 1) * x, max=80.0)) / (alpha - 1),
     }
     if divergence not in scores:
-        raise UserError(f"divergence {divergence!r} is not one of {', '.join(scores)}")
+        raise ValueError(f"divergence {divergence!r} is not one of {', '.join(scores)}")
     if divergence == "alpha" and alpha == 1:
-        raise UserError("f_dpo: alpha 1 is the reverse KL; use divergence=reverse_kl")
+        raise ValueError("f_dpo: alpha 1 is the reverse KL; use divergence=reverse_kl")
     score = scores[divergence]
     return -log_sigmoid(beta * (score(c) - score(r)))
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from easylm.errors import UserError
 from easylm.losses import preference
 
 # One pair with log-ratios c = 1 and r = -1, of 5 and 4 tokens.
@@ -158,5 +157,5 @@ def test_extreme_answers_stay_finite(name):
     ],
 )
 def test_options_that_mean_nothing_are_refused(name, options, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         getattr(preference, name)(LOGPS, REF, LENGTHS, **options)
