@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import shape
 from shape import NEW, PROMPT, ROWS, VOCABULARY
 
-ANSWERS, AT_A_TIME, MEAN = 128, 16, 64  # of the answers of uneven length
+ANSWERS, AT_A_TIME, MEAN = 64, 8, 64  # answers of uneven length,
+ASKED = 64  # to prompts of so many tokens
 
 
 def sampling(repeats: int) -> dict:
@@ -53,7 +54,7 @@ def rollouts(repeats: int) -> dict:
 
     model = shape.model()
     params = base.init(model.spec, jax.random.key(0))
-    prompts, stops = _prompts(ANSWERS), range(0, VOCABULARY, MEAN)
+    prompts, stops = _prompts(ANSWERS, ASKED), range(0, VOCABULARY, MEAN)
     sample = partial(_generate, model, params, max_new_tokens=NEW, stop_ids=stops)
 
     def static(keys):
@@ -219,14 +220,14 @@ def _generate(model, params, prompts, keys, **options) -> tuple[float, int, int]
     return seconds, int(out.lengths.sum()), int(out.steps)
 
 
-def _prompts(rows: int):
+def _prompts(rows: int, length: int = PROMPT):
     import jax
     import jax.numpy as jnp
 
     from easylm.rollout.sampler import Prompts
 
-    tokens = jax.random.randint(jax.random.key(1), (rows, PROMPT), 0, VOCABULARY)
-    return Prompts(tokens, jnp.full(rows, PROMPT, jnp.int32))
+    tokens = jax.random.randint(jax.random.key(1), (rows, length), 0, VOCABULARY)
+    return Prompts(tokens, jnp.full(rows, length, jnp.int32))
 
 
 def _median_ratio(above, below) -> float:
