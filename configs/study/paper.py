@@ -122,7 +122,7 @@ def three_epochs():
 
 
 def same_prompts():
-    """Those of the pairs that the reward model was trained on."""
+    """Those of the reward model's pairs, as the cards of Table 2's models say."""
     c = against_13b(PROMPTS[""])
     c.data.mixture.main.path = pairs(c)
     return c
