@@ -19,18 +19,20 @@ def pipeline(block, width=shapes.WIDE) -> str:
         return shapes.nothing(block, width)
     first = min(node["row"] for node in nodes)
     abreast = 1 + max(n["row"] - first if down else n["column"] for n in nodes)
-    between = 8 if down else BETWEEN
+    between = 10 if down else BETWEEN
     wide = min(max((width + between) / abreast - between - 1, 104), 210)
     texts = {node["id"]: _texts(node, wide - 16) for node in nodes}
     high = 20 + max(17 * len(label) + 15 * len(rest) for label, rest in texts.values())
     size = (high, wide) if down else (wide, high)
-    step = (size[0] + BETWEEN, size[1] + (8 if down else 24))
+    step = (size[0] + BETWEEN, size[1] + (10 if down else 24))
+    air = (step[1] - size[1]) / 2  # for arrows that pass outside of the boxes
     places = {
-        n["id"]: (step[0] * n["column"] + 1, step[1] * (n["row"] - first) + 1)
+        n["id"]: (step[0] * n["column"] + 1, step[1] * (n["row"] - first) + air)
         for n in nodes
     }
     _check_edges(block, places)
-    ends = [max(place[k] for place in places.values()) + size[k] + 1 for k in (0, 1)]
+    ends = [max(p[k] for p in places.values()) + size[k] for k in (0, 1)]
+    ends = [ends[0] + 1, ends[1] + air]
     paths = [_path(places, edge, size, step, ends) for edge in block["edges"]]
     if any(places[b][0] < places[a][0] for a, b in block["edges"]):
         ends[1] += BETWEEN

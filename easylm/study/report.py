@@ -16,6 +16,7 @@ from easylm.study.shapes import MISSING, escape, real, tag
 
 FIGURES = {"plot": svg.plot, "dots": svg.dots, "bars": svg.bars, "pipeline": pipeline}
 VERDICTS = {"agrees": "✓", "disagrees": "✗", "cannot tell": "?", "not run": MISSING}
+MARGIN = 14  # pixels around a figure in a file of its own
 # Nothing is loaded from anywhere, and no script runs, whatever a model wrote.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 PAGE = """<!DOCTYPE html>
@@ -58,10 +59,14 @@ def svgs(document) -> dict[str, str]:
 
 
 def standalone(block) -> str:
-    """The figure in the colours of the light scheme, on paper."""
-    paper = tag("rect", width="100%", height="100%", fill=shapes.PAPER)
-    drawn = FIGURES[block["kind"]](block).replace("</desc>", f"</desc>{paper}", 1)
-    return re.sub(r"var\(--([\w-]+)\)", lambda m: colours().get(m[1], m[0]), drawn)
+    """The figure in the colours of the light scheme, on paper with a margin."""
+    drawn = FIGURES[block["kind"]](block)
+    wide, high = map(int, re.search(r'viewBox="0 0 (\d+) (\d+)"', drawn).groups())
+    frame = {"width": wide + 2 * MARGIN, "height": high + 2 * MARGIN}
+    paper = tag("rect", **frame, fill=shapes.PAPER)
+    inner = drawn.replace("<svg", f'<svg x="{MARGIN}" y="{MARGIN}"', 1)
+    whole = tag("svg", paper, inner, xmlns=shapes.SVG, **frame)
+    return re.sub(r"var\(--([\w-]+)\)", lambda m: colours().get(m[1], m[0]), whole)
 
 
 @functools.cache

@@ -10,6 +10,7 @@ import re
 from typing import NamedTuple
 
 WIDE, NARROW = 860, 360  # pixels: for a page, for a phone
+SVG = "http://www.w3.org/2000/svg"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', sans-serif"
 SIZE = 13  # of text, in pixels
 HALO = {"stroke": "var(--paper)", "stroke_width": 4, "paint_order": "stroke"}
@@ -17,7 +18,7 @@ INK, MUTED, RULE, CARD, PAPER = (
     f"var(--{name})" for name in ("ink", "muted", "rule", "card", "paper")
 )
 FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-NARROW_LETTERS, WIDE_LETTERS = "iljtfrI.,:;'|![]()- ", "mwMW@%\u2013\u2014\u2026"
+NARROW_LETTERS, WIDE_LETTERS = "iljtfrI.,:;'|![]()- ", "mwMW@%\u2013\u2014\u2026\u2212"
 MISSING, MINUS = "\u2013", "\u2212"  # a dash; a sign as wide as a digit
 
 
@@ -55,13 +56,13 @@ def formatter(values, percent=False):
     values = [abs(scale * value) for value in values if real(value)]
     most = max(values, default=0)
     if percent:
-        form = ".1f"
+        form = "z.1f"
     elif all(value == int(value) for value in values):
-        form = ",.0f"
+        form = "z,.0f"
     elif most < 1e-3:
         form = ".1e"
     else:
-        form = f",.{min(max(2 - math.floor(math.log10(most)), 0), 4)}f"
+        form = f"z,.{min(max(2 - math.floor(math.log10(most)), 0), 4)}f"
 
     def say(value) -> str:
         return _signed(format(scale * value, form)) if real(value) else MISSING
@@ -165,7 +166,7 @@ def figure(block, width, height, *children) -> str:
         tag("title", escape(block["title"])),
         tag("desc", escape(note)),
         *children,
-        xmlns="http://www.w3.org/2000/svg",
+        xmlns=SVG,
         viewBox=f"0 0 {width:.0f} {height:.0f}",
         width=round(width),
         height=round(height),
@@ -192,7 +193,7 @@ def y_axis(scale, right, count, percent=False) -> tuple[list[str], float]:
 
 def x_axis(scale, label, y, left, right, *, top=None, percent=False) -> list[str]:
     """A line with ticks (grid lines from `top` on, if given) and the label below."""
-    ticks = scale.ticks(max(3, int((right - left) / 75)))
+    ticks = scale.ticks(max(2, int((right - left) / 70)))
     drawn = []
     for tick, words in zip(ticks, tick_texts(scale, ticks, percent), strict=True):
         at, upper = scale(tick), y if top is None else top
@@ -216,11 +217,13 @@ def tick_texts(scale, ticks, percent=False) -> list[str]:
     if most < 1e-3:
         return texts
     places = max((len(words.partition(".")[2]) for words in texts), default=0)
-    return [_signed(f"{tick / size:.{places}f}{unit}") for tick in ticks]
+    return [
+        _signed(f"{tick / size:.{places}f}{unit if tick else ''}") for tick in ticks
+    ]
 
 
 def _unit(value, least):
-    units = (1e9, "G"), (1e6, "M"), (1e3, "k")
+    units = (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")
     found = (u for u in units if abs(value) >= max(u[0], least))
     return next(found, (1, ""))
 

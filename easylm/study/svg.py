@@ -54,6 +54,7 @@ def plot(block, width=shapes.WIDE) -> str:
     log = block["x"].get("log")
     x = shapes.scale_of([p["x"] for p in points], left + 4, right - 4, log)
     say = shapes.formatter(values, percent)
+    label = " ".join(shapes.wrap(block["y"]["label"], width, 1))
     drawn = [
         part
         for k, some in enumerate(series)
@@ -64,7 +65,7 @@ def plot(block, width=shapes.WIDE) -> str:
         width,
         bottom + 46,
         *legend,
-        shapes.text(block["y"]["label"], 0, top - 16, MUTED),
+        shapes.text(label, 0, top - 16, MUTED),
         *grid,
         *shapes.x_axis(x, block["x"]["label"], bottom, left, right),
         *drawn,
@@ -106,6 +107,7 @@ def dots(block, width=shapes.WIDE) -> str:
 def bars(block, width=shapes.WIDE) -> str:
     """Horizontal bars from 0, each with its number, or with what the row says."""
     rows, texts = block["rows"], shapes.bar_texts(block)
+    texts = [" ".join(shapes.wrap(words, 0.4 * width, 1)) for words in texts]
     values = [max(row["value"], 0) if real(row["value"]) else 0 for row in rows]
     left, middles, labels, bottom = _rows(rows, [36] * len(rows), 0, width)
     right = width - max(map(extent, texts), default=0) - 12
@@ -135,8 +137,10 @@ def _series(k, name, points, x, y, say, joined):
     """Band or error bars, line, markers: of many points only some carry one."""
     drawn, known = [], [p for p in points if p]
     for there, run in itertools.groupby(points, bool):
-        run = list(run) if there else []
-        spans = [(x(p["x"]), *map(y, p_ends)) for p in run if (p_ends := interval(p))]
+        if not there:
+            continue
+        run = list(run)
+        spans = [(x(p["x"]), *map(y, interval(p))) for p in run if interval(p)]
         if joined and len(spans) > 3:
             ends = [(a, b) for a, b, _ in spans] + [(a, b) for a, _, b in spans[::-1]]
             band = {"fill": _colour(k), "fill_opacity": 0.16}
@@ -157,8 +161,13 @@ def _colour(k):
     return f"var(--series-{k % len(MARKERS) + 1})"
 
 
+def _shape(k):
+    """Which marker and dash: the eighth has the colour of the first, not its shape."""
+    return (k + k // len(MARKERS)) % len(MARKERS)
+
+
 def _stroke(k):
-    dash = DASHES[k % len(DASHES)]
+    dash = DASHES[_shape(k)]
     look = {"stroke": _colour(k), "stroke_width": 2, "stroke_dasharray": dash}
     return {"fill": "none", "stroke_linejoin": "round", **look}
 
@@ -167,7 +176,7 @@ def _marker(k, x, y, tip=None):
     look = {"fill": _colour(k), "stroke": PAPER, "stroke_width": 1.2}
     place = f"translate({x:.2f} {y:.2f})"
     title = [tag("title", escape(tip))] if tip else []
-    return tag("path", *title, d=MARKERS[k % len(MARKERS)], transform=place, **look)
+    return tag("path", *title, d=MARKERS[_shape(k)], transform=place, **look)
 
 
 def _whisker(k, ends):
@@ -245,7 +254,7 @@ def _around(marker, y, wide, frame):
     sides = [
         x for x in (right + 3, left - 3 - wide) if frame[0] <= x <= frame[2] - wide
     ]
-    for move in (0, -11, 11, -22, 22):
+    for move in (0, -11, 11):
         for x in sides:
             yield x, y + move - 8, x + wide, y + move + 8
     x = min(max((left + right - wide) / 2, frame[0]), frame[2] - wide)
