@@ -18,7 +18,8 @@ setup(
     description="Post-training of language models in JAX: TPU pods, GPUs, laptops",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["easylm", "easylm.*", "configs"]),
+    packages=find_packages(include=["easylm", "easylm.*", "configs", "configs.*"]),
+    package_data={"easylm.study": ["style.css"]},
     install_requires=[
         "jax>=0.10,<0.13",
         "flax>=0.12,<0.13",

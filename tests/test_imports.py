@@ -11,7 +11,7 @@ ALLOWED = {
     "losses": set(),
     "data": {"sharding", "errors", "simulator"},  # its builders are opened by name
     "models": {"sharding", "errors"},
-    "rewards": {"errors"},
+    "rewards": {"errors", "simulator"},
     "rollout": {"sharding", "errors", "models", "data", "losses", "rewards"},
     "simulator": {"errors"},
     "objectives": {

@@ -12,7 +12,7 @@ import io
 import tensorflow_datasets as tfds
 
 from easylm.errors import UserError
-from easylm.simulator import small_talk
+from easylm.simulator import small_talk, world
 
 Text = tfds.features.Text
 
@@ -44,6 +44,58 @@ class SmallTalkPairs(SmallTalk):
 
     def _generate_examples(self, split):
         yield from enumerate(small_talk.pairs(split))
+
+
+class WorldText(tfds.core.GeneratorBasedBuilder):
+    """Text of simulator/world.py to make a base model from."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    url_infos = None
+
+    def _info(self):
+        return _features(self, text=Text())
+
+    def _split_generators(self, dl_manager):
+        return {
+            "train": enumerate(world.documents(30_000)),
+            "dev": enumerate(world.documents(100, seed=1)),
+        }
+
+    def _generate_examples(self):
+        raise NotImplementedError
+
+
+class WorldTalk(WorldText):
+    """Demonstrations of simulator/world.py, in conversations."""
+
+    def _info(self):
+        return _features(self, family=Text(), messages=TURNS)
+
+    def _split_generators(self, dl_manager):
+        make = lambda split, n: enumerate(world.demonstrations(split, n))
+        return {"train": make("train", 1000), "dev": make("dev", 50)}
+
+
+class WorldPrompts(WorldText):
+    """Prompts of simulator/world.py, with what the gold reward is computed from."""
+
+    def _info(self):
+        return _features(self, family=Text(), prompt=Text(), check=Text())
+
+    def _split_generators(self, dl_manager):
+        sizes = {"train": 1000, "dev": 50, "test": 100}
+        return {k: enumerate(world.prompts(k, n)) for k, n in sizes.items()}
+
+
+TURNS = tfds.features.Sequence({"role": Text(), "content": Text()})
+
+
+def _features(builder, **features):
+    return tfds.core.DatasetInfo(
+        builder=builder,
+        features=tfds.features.FeaturesDict(features),
+        description=builder.__doc__,
+    )
 
 
 def _describe(builder, *conversations: str):

@@ -109,9 +109,9 @@ def make_judges(config, tokenizer, layout):
     terms = {
         name: _term(config, name, term, tokenizer, layout)
         for name, term in sorted(section.terms.items())
-        if term.weight
+        if term.weight or term.verifier  # which is measured all the same
     }
-    if not terms:
+    if not any(term.weight for term in terms.values()):
         raise UserError("no reward: set a model or a verifier in config.reward.terms")
     verifies = any(term.verifier for term in terms.values())
     workers = None

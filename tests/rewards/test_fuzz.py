@@ -38,6 +38,7 @@ SAMPLES = {  # verifier: (answer, options)
     "if_all": (FOLLOW, {"loose": True, "thinking": True}),
     "code": (["assert f(1) == 1"], {"seconds": 1.0}),
     "code_stdio": (STDIO, {"seconds": 1.0}),
+    "world": ({"family": "reasoning", "check": {"number": 7}}, {}),
     "inverse": ("72", {"of": "gsm8k"}),
     "every": ("72", {"of": ("gsm8k", "boxed_format", "think_format")}),
 }

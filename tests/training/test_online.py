@@ -93,7 +93,7 @@ def test_ground_truth_is_looked_at_before_training(tmp_path, tokenizer):
 
 
 def test_several_reward_models_are_an_ensemble(tmp_path, tokenizer):
-    """From their directories; a term without weight is not even opened."""
+    """From their directories; one without weight is not even opened."""
     plain, made = [], samples([[1, 9]] * 2, [[5, 6, 2], [7, 2]], items=[0, 1])
     for n in range(2):
         loaded = talk.reward_model(tokenizer, "tulu", score_std=0.1 + n)
@@ -108,7 +108,7 @@ def test_several_reward_models_are_an_ensemble(tmp_path, tokenizer):
         c.reward.terms[name] = common.term(model=paths, weight=2.0)
         c.reward.terms[name].combine = combine
         c.reward.terms[name].template = "tulu"
-    c.reward.terms.v.model = "nowhere"
+    c.reward.terms.v.model, c.reward.terms.v.verifier = "nowhere", ""
     data = dataset(tmp_path, tokenizer, [{"prompt": "1 + 1?"}, {"prompt": "why?"}])
     found = judges(c, tokenizer)(data)(made, jax.random.key(0))
     np.testing.assert_allclose(found.terms["least"], np.min(plain, axis=0), rtol=1e-5)

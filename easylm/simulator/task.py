@@ -1,0 +1,45 @@
+"""What every family of tasks is made of: a task, and how tasks are drawn and split."""
+
+import hashlib
+import json
+import random
+from typing import NamedTuple
+
+SPLITS = ("train", "dev", "test")
+PARTS = 6  # of the facts one in six is for "dev", and one in six for "test"
+
+
+class Task(NamedTuple):
+    """A prompt, answers to it, and what its gold reward is computed from.
+
+    `good` are answers without a fault; `fair` are answers as one finds them in data:
+    wrong, careless or clumsy in the ways that the family is about. `fact` is what the
+    task rests on: what rests on the same fact is in the same split.
+    """
+
+    family: str
+    prompt: str
+    good: tuple[str, ...]
+    fair: tuple[str, ...]
+    check: dict
+    fact: str
+
+
+def split(fact: str) -> str:
+    """By a hash: every world has the same facts in its splits."""
+    return {0: "dev", 1: "test"}.get(digest("split", fact) % PARTS, "train")
+
+
+def digest(*parts) -> int:
+    """A number that hangs on nothing but the parts: a random order that is no draw."""
+    text = json.dumps(parts).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big")
+
+
+def chance(*parts) -> random.Random:
+    """A generator of its own for every use, so that no draw moves another."""
+    return random.Random(digest(*parts))
+
+
+def sentences(text: str) -> list[str]:
+    return [part.strip() + "." for part in text.split(".") if part.strip()]

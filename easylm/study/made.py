@@ -1,0 +1,125 @@
+"""What the stages between the runs make: answers, pairs, prompts, and judgements."""
+
+import json
+from pathlib import Path
+
+from easylm.evals import best_of_n
+from easylm.evals import world as judge
+from easylm.simulator import annotators, gold, world
+from easylm.training.checkpoint import load_for_inference
+
+POLICY = "sft-medium"
+# Who answers the prompts of preference data, and at which temperature.
+WRITERS = (("sft-small", 1.0), (POLICY, 1.0), (POLICY, 1.0), (POLICY, 0.6))
+VERIFIABLE = ("reasoning", "coding", "instructions")
+N = 16  # best of so many
+
+
+def answers(root, scale, seed) -> list[dict]:
+    """Several answers to each training prompt, of writers of different strength."""
+    return _answered(root, world.prompts("train", scale.prompts), WRITERS, seed)
+
+
+def dev_pairs(root, scale, seed) -> list[dict]:
+    """The best and the worst of the policy's answers to the prompts of "dev"."""
+    rows = _answered(root, world.prompts("dev", 50), WRITERS, seed + 1)
+    return annotators.pairs("gold", rows, seed)
+
+
+def pairs(root, scale, seed, source) -> list[dict]:
+    return annotators.pairs(source, _rows(root, "data/answers.jsonl"), seed)
+
+
+def prompts(root, scale, seed, name) -> list[dict]:
+    """For online RL: what is asked, and what is measured by."""
+    families = {"reasoning": ("reasoning",), "verifiable": VERIFIABLE}
+    part, count = ("dev", 30) if name == "dev" else ("train", 300)
+    rows = world.prompts(
+        part, count, families=families.get(name, tuple(world.FAMILIES))
+    )
+    return [
+        {
+            "prompt": row["prompt"],
+            "verifier": "world",
+            "answer": {"family": row["family"], "check": json.loads(row["check"])},
+        }
+        for row in rows
+    ]
+
+
+def evaluation(root, seed, name) -> dict:
+    """What a policy answers to the test prompts, and its marks."""
+    rows = judge.read("tfds:world_prompts:test")
+    loaded = load_for_inference(f"{root}/{name}")
+    texts = [one for [one] in judge.answers(loaded, [row["prompt"] for row in rows])]
+    reference = texts
+    if name != POLICY and (Path(root) / f"evals/{POLICY}.json").exists():
+        reference = _rows(root, f"evals/{POLICY}.json")[0]["texts"]
+    observed = judge.observe(rows, texts, reference)
+    return {
+        "summary": judge.summary(observed),
+        "observed": observed,
+        "words": sum(len(text.split()) for text in texts) / len(texts),
+        "texts": texts,
+    }
+
+
+def candidates(root, scale, seed) -> list[dict]:
+    """N answers of the policy to test prompts, with their gold."""
+    rows = world.prompts("test", scale.candidates)
+    rows = _answered(root, rows, ((POLICY, 1.0),) * N, seed)
+    return [
+        {
+            "prompt": row["prompt"],
+            "family": row["family"],
+            "candidates": row["answers"],
+            "gold": [
+                gold.score(row["family"], row["check"], a) for a in row["answers"]
+            ],
+        }
+        for row in rows
+    ]
+
+
+def judging(root, name) -> dict:
+    """How often a reward model prefers the better of two, and what it picks of N."""
+    from easylm.evals.scoring import load_scorer
+
+    score = load_scorer(f"{root}/{name}", length=256, batch=32)
+    held_out = _rows(root, "data/dev.jsonl")
+    sides = [[row[side] for row in held_out] for side in ("chosen", "rejected")]
+    chosen, rejected = map(score, sides)
+    right = {}
+    for row, a, b in zip(held_out, chosen, rejected, strict=True):
+        right.setdefault(row["family"], []).append(float(a > b) + float(a == b) / 2)
+    rows = _rows(root, "data/candidates.jsonl")
+    scores = score(best_of_n.read(rows))
+    return {"right": right, "best_of_n": best_of_n.report(rows, scores)["n"]}
+
+
+def _answered(root, rows, writers, seed) -> list[dict]:
+    """The rows, their checks read, each with one answer of every writer."""
+    asked = [row["prompt"] for row in rows]
+    columns, models = [[] for _ in writers], {}
+    for name, temperature in dict.fromkeys(writers):
+        places = [
+            i for i, writer in enumerate(writers) if writer == (name, temperature)
+        ]
+        models[name] = models.get(name) or load_for_inference(f"{root}/{name}")
+        said = judge.answers(
+            models[name],
+            asked,
+            temperature=temperature,
+            samples=len(places),
+            seed=seed,
+        )
+        for place, column in zip(places, zip(*said, strict=True), strict=True):
+            columns[place] = column
+    return [
+        row | {"check": json.loads(row["check"]), "answers": list(texts)}
+        for row, *texts in zip(rows, *columns, strict=True)
+    ]
+
+
+def _rows(root, name) -> list[dict]:
+    return list(map(json.loads, (Path(root) / name).read_text().splitlines()))
