@@ -5,10 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := JAX_PLATFORMS=cpu $(BIN)/python
 
-.PHONY: study test learn lint format bench clean
+.PHONY: study world test learn lint format bench clean
 
 study: $(VENV)/run.stamp
 	$(RUN) scripts/study.py --workdir runs/study
+
+world: $(VENV)/run.stamp  # the study in miniature, with a report
+	$(RUN) scripts/world.py --workdir runs/world
 
 test: $(VENV)/test.stamp
 	$(RUN) -m pytest tests -n 2 --dist loadfile

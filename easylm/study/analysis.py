@@ -290,7 +290,7 @@ def _optimisation_section(root, judges, scale) -> dict:
         "A reward model is a stand-in for what we want. Optimised further, its reward"
         " keeps rising; the gold mark need not."
     )
-    return _section("optimisation", "Over-optimisation", text, plot)
+    return _section("reward-hacking", "Over-optimisation", text, plot)
 
 
 def _curve(folder: Path) -> list[dict]:
@@ -329,7 +329,7 @@ def _samples_section(policies) -> dict:
     ]
     block = {
         "kind": "samples",
-        "id": "samples",
+        "id": "answers",
         "title": "One held-out prompt of each family",
         "prompts": prompts,
     }
@@ -346,7 +346,7 @@ def _answer(row, name, text) -> dict:
 def _cost_section(cost) -> dict:
     block = {
         "kind": "bars",
-        "id": "cost",
+        "id": "seconds",
         "title": "Seconds of each stage",
         "x": {"label": "seconds"},
         "rows": [
@@ -359,4 +359,7 @@ def _cost_section(cost) -> dict:
 
 
 def _section(id, title, text, *blocks) -> dict:
-    return {"id": id, "title": title, "text": text, "blocks": list(blocks)}
+    """Without the blocks that have nothing to show yet."""
+    content = ("rows", "series", "nodes", "prompts")
+    shown = [block for block in blocks if any(block.get(key) for key in content)]
+    return {"id": id, "title": title, "text": text, "blocks": shown}
