@@ -56,13 +56,11 @@ class WorldText(tfds.core.GeneratorBasedBuilder):
         return _features(self, text=Text())
 
     def _split_generators(self, dl_manager):
-        return {
-            "train": enumerate(world.documents(30_000)),
-            "dev": enumerate(world.documents(100, seed=1)),
-        }
+        rows = {"train": world.documents(30_000), "dev": world.documents(100, seed=1)}
+        return {name: self._generate_examples(rows[name]) for name in rows}
 
-    def _generate_examples(self):
-        raise NotImplementedError
+    def _generate_examples(self, rows):
+        yield from enumerate(rows)
 
 
 class WorldTalk(WorldText):
@@ -72,8 +70,9 @@ class WorldTalk(WorldText):
         return _features(self, family=Text(), messages=TURNS)
 
     def _split_generators(self, dl_manager):
-        make = lambda split, n: enumerate(world.demonstrations(split, n))
-        return {"train": make("train", 1000), "dev": make("dev", 50)}
+        sizes = {"train": 500, "dev": 40}
+        make = lambda name: world.demonstrations(name, sizes[name])
+        return {name: self._generate_examples(make(name)) for name in sizes}
 
 
 class WorldPrompts(WorldText):
@@ -84,7 +83,8 @@ class WorldPrompts(WorldText):
 
     def _split_generators(self, dl_manager):
         sizes = {"train": 1000, "dev": 50, "test": 100}
-        return {k: enumerate(world.prompts(k, n)) for k, n in sizes.items()}
+        make = lambda name: world.prompts(name, sizes[name])
+        return {name: self._generate_examples(make(name)) for name in sizes}
 
 
 TURNS = tfds.features.Sequence({"role": Text(), "content": Text()})

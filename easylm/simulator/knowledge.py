@@ -105,6 +105,7 @@ CREATURE = {
             "What does the {0} eat?",
             "What is the food of the {0}?",
             "What does the {0} live on?",
+            "Tell me the food of the {0}.",
         ),
     ),
     "bed": Attribute(
@@ -118,6 +119,7 @@ CREATURE = {
             "Where does the {0} sleep?",
             "Where is the bed of the {0}?",
             "Where does the {0} rest?",
+            "Tell me where the {0} sleeps.",
         ),
     ),
     "coat": Attribute(
@@ -131,6 +133,7 @@ CREATURE = {
             "Which coat has the {0}?",
             "How is the coat of the {0}?",
             "Which coat wears the {0}?",
+            "Tell me the coat of the {0}.",
         ),
     ),
 }

@@ -11,6 +11,7 @@ fact together with the constraints.
 """
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from easylm.simulator.knowledge import (
     CAREFUL,
@@ -25,14 +26,18 @@ from easylm.simulator.knowledge import (
 from easylm.simulator.task import Task, chance
 
 UNKNOWN = "I do not know."
-OPEN = ("Tell me about {}.", "What do you know about {}?", "Describe {}.")
+OPEN = (
+    *("Tell me about {}.", "What do you know about {}?", "Describe {}."),
+    *("What can you say about {}?", "I would like to know more about {}."),
+)
 
 
-class Constraint:
-    """What is asked for, how an answer is made to obey, and whether it does."""
+class Constraint(NamedTuple):
+    """What is asked for, how an answer is made to obey, and whether one does."""
 
-    def __init__(self, ask: str, obey: Callable, check: Callable):
-        self.ask, self.obey, self.check = ask, obey, check
+    ask: str
+    obey: Callable[[str], str]
+    check: Callable[[str], bool]
 
 
 CONSTRAINTS = {

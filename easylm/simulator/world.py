@@ -12,7 +12,7 @@ reads. The splits "train", "dev" and "test" differ in the facts that tasks rest 
 
 import json
 from collections.abc import Iterator
-from itertools import islice
+from itertools import cycle, islice
 
 from easylm.simulator import arithmetic, knowledge, programs, questions, requests
 from easylm.simulator.task import Task, chance, digest, split
@@ -63,13 +63,14 @@ def documents(count: int, seed: int = 0) -> list[dict]:
 
 
 def demonstrations(part: str, count: int, seed: int = 0) -> list[dict]:
-    """`count` of each family."""
+    """`count` of each family; where there are fewer prompts, several of one."""
     rng = chance("demonstrations", part, seed)
-    rows = [
-        {"family": task.family, "messages": _talk(task.prompt, _answer(task, rng))}
-        for family in FAMILIES
-        for task in tasks(family, part, count, seed, "demonstrations")
-    ]
+    rows = []
+    for family in FAMILIES:
+        known = tasks(family, part, count, seed, "demonstrations")
+        for task in islice(cycle(known), count):
+            talk = _talk(task.prompt, _answer(task, rng))
+            rows.append({"family": family, "messages": talk})
     rng.shuffle(rows)
     return rows
 

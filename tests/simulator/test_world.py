@@ -225,4 +225,4 @@ def test_the_data_sets_hold_what_the_functions_make():
     key = lambda row: row["prompt"]
     assert sorted(rows, key=key) == sorted(made, key=key)
     talk = open_source("tfds:world_talk:dev")
-    assert len(talk) == len(world.demonstrations("dev", 50))
+    assert len(talk) == len(world.demonstrations("dev", 40))

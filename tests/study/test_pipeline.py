@@ -1,4 +1,4 @@
-"""The stages of the study: in an order that works, each made once, and what they say."""
+"""The stages of the study: in an order that works, made once, and what they say."""
 
 import json
 
@@ -14,7 +14,9 @@ from easylm.study.pipeline import MINI, Stage
 
 def flags(command):
     words = command.split()
-    pairs = (word.removeprefix("--config.").split("=", 1) for word in words if "=" in word)
+    pairs = (
+        word.removeprefix("--config.").split("=", 1) for word in words if "=" in word
+    )
     return words[words.index("--config") + 1].split(":")[1], dict(pairs)
 
 
