@@ -41,9 +41,11 @@ def main(argv=None) -> None:
 
 
 def write(workdir: str) -> None:
-    from easylm.study import analysis, markdown, report
+    """The report of everything that is done."""
+    from easylm.study import analysis, markdown, pipeline, report
 
-    document = analysis.document(workdir)
+    command = f"python scripts/world.py --workdir {workdir}"
+    document = analysis.document([workdir], pipeline.MINI, command)
     root = Path(workdir)
     (root / "results.json").write_text(json.dumps(document, indent=1) + "\n")
     (root / "report.html").write_text(report.html(document))

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 from easylm.evals import best_of_n
 from easylm.evals import world as judge
 from easylm.simulator import annotators, gold, world
@@ -94,7 +96,20 @@ def judging(root, name) -> dict:
         right.setdefault(row["family"], []).append(float(a > b) + float(a == b) / 2)
     rows = _rows(root, "data/candidates.jsonl")
     scores = score(best_of_n.read(rows))
-    return {"right": right, "best_of_n": best_of_n.report(rows, scores)["n"]}
+    best = {str(n): _best(rows, scores, n) for n in (1, 2, 4, 8, N)}
+    return {"right": right, "best": best}
+
+
+def _best(rows, scores, n) -> dict[str, list[float]]:
+    """Of each prompt, what is expected of the best of n: its gold, and its reward."""
+    found, at = {"gold": [], "reward": []}, 0
+    for row in rows:
+        rewards = np.array(scores[at : at + len(row["candidates"])])
+        at += len(rewards)
+        golds = np.array(row["gold"])
+        found["gold"].append(best_of_n.expected(rewards, golds, n))
+        found["reward"].append(best_of_n.expected(rewards, rewards, n))
+    return found
 
 
 def _answered(root, rows, writers, seed) -> list[dict]:

@@ -80,7 +80,7 @@ def stages(scale: Scale, root: str, seed: int = 0) -> list[Stage]:
         changes = {"world.judge": judge, "world.prompts": prompts}
         found.append(run(f"ppo-{judge}-{prompts}", "ppo", 100, changes))
     found.append(run("grpo", "grpo", 80))
-    policies = ["sft-medium", *(s.name for s in found if _is_policy(s.name))]
+    policies = ["sft-medium", *(s.name for s in found if is_policy(s.name))]
     for name in ("pretrain-medium", *dict.fromkeys(policies)):
         found.append(write(f"evals/{name}.json", 10, made.evaluation, seed, name))
     found.append(write("data/candidates.jsonl", 40, made.candidates, scale, seed))
@@ -154,7 +154,7 @@ def _write(root, name, weight, function, *args) -> Stage:
     return Stage(name, weight, make, path.exists)
 
 
-def _is_policy(name: str) -> bool:
+def is_policy(name: str) -> bool:
     return name.split("-")[0] in ("dpo", "ppo", "grpo")
 
 

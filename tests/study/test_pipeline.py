@@ -9,6 +9,8 @@ from configs.study import world as presets
 from easylm.evals import world as judge
 from easylm.simulator import world
 from easylm.study import analysis, markdown, pipeline, report
+from easylm.study.claims import verdict
+from easylm.study.estimates import difference, estimate
 from easylm.study.pipeline import MINI, Stage
 
 
@@ -76,7 +78,7 @@ def root(tmp_path_factory):
     (folder / "evals").mkdir()
     rows = judge.read("tfds:world_prompts:test")
     good = {
-        task.prompt: (task.good[0], task.fair[0])
+        task.prompt: (task.good[0], task.fair[-1])
         for family in world.FAMILIES
         for task in world.tasks(family, "test", 100)
     }
@@ -88,42 +90,57 @@ def root(tmp_path_factory):
         observed = judge.observe(rows, texts, reference)
         one = {"summary": judge.summary(observed), "observed": observed}
         (folder / f"evals/{name}.json").write_text(json.dumps(one | {"texts": texts}))
-    line = {"gold": 0.4, "random": 0.3, "reward": 0.0, "oracle": 0.9}
-    found = {"right": {"chat": [1, 1, 0.5]}, "best_of_n": {"1": line, "16": line}}
-    path = folder / "evals/judge-small-mix.json"
-    path.write_text(json.dumps(found))
+    picked = lambda *golds: {"gold": golds, "reward": golds}
+    best = {"1": picked(0.2, 0.3), "4": picked(0.5, 0.6), "16": picked(0.4, 0.5)}
+    for size, right in (("medium", [1.0] * 9), ("small", [1.0, 0.0, 0.5] * 3)):
+        path = folder / f"evals/judge-{size}-fine_grained.json"
+        path.write_text(json.dumps({"right": {"chat": right}, "best": best}))
     return folder
 
 
+def observed(root, name):
+    return [json.loads((root / f"evals/{name}.json").read_text())["observed"]]
+
+
 def test_estimates_hold_the_mean_and_are_wider_for_fewer_prompts(root):
-    one = json.loads((root / "evals/sft-medium.json").read_text())
-    found = analysis.estimate(one["observed"])
-    for name, value in one["summary"].items():
+    [one] = runs = observed(root, "sft-medium")
+    found = estimate(runs)
+    for name, value in judge.summary(one).items():
         assert found[name]["mean"] == value
         assert found[name]["low"] <= value <= found[name]["high"]
     few = {
         family: {name: values[:20] for name, values in columns.items()}
-        for family, columns in one["observed"].items()
+        for family, columns in one.items()
     }
     width = lambda x: x["average"]["high"] - x["average"]["low"]
-    assert width(analysis.estimate(few)) > 1.3 * width(found)
+    assert width(estimate([few])) > 1.3 * width(found)
+
+
+def test_seeds_that_differ_widen_the_interval(root):
+    good, bad = observed(root, "grpo"), observed(root, "pretrain-medium")
+    width = lambda x: x["average"]["high"] - x["average"]["low"]
+    assert width(estimate(good + bad)) > 3 * width(estimate(good * 2))
 
 
 def test_differences_are_of_the_same_prompts(root):
-    of = lambda name: json.loads((root / f"evals/{name}.json").read_text())["observed"]
-    same = analysis.difference(of("grpo"), of("grpo"))
-    assert same == {"mean": 0.0, "low": 0.0, "high": 0.0}
-    assert analysis.difference(of("grpo"), of("sft-medium"))["low"] > 0.1
-    gap = analysis.difference(of("dpo-web"), of("sft-medium"))
-    assert gap["low"] < 0 < gap["high"]
+    good, start = observed(root, "grpo"), observed(root, "sft-medium")
+    assert difference(good, good) == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    gap = difference(good, start)
+    assert gap["low"] > 0.1 and verdict(gap) == "agrees"
+    assert verdict(difference(start, good)) == "disagrees"
+    gap = difference(observed(root, "dpo-web"), start)
+    assert verdict(gap) == "cannot tell"
 
 
 def test_the_report_says_what_was_found(root):
-    document = analysis.document(str(root))
+    document = analysis.document([str(root)], MINI, "make world")
     page, text = report.html(document), markdown.markdown(document)
-    best = analysis.estimate(
-        json.loads((root / "evals/grpo.json").read_text())["observed"]
-    )
-    assert f"{100 * best['average']['mean']:.1f}" in page
-    assert "Best is GRPO" in document["lead"] and "GRPO" in text
-    assert "small, a mix of four" in page
+    best = estimate(observed(root, "grpo"))["average"]["mean"]
+    assert f"{100 * best:.1f}" in page and f"{100 * best:.1f}" in text
+    assert "Best is GRPO" in document["lead"]
+    rows = document["sections"][0]["blocks"][0]["rows"]
+    verdicts = {row["claim"]: row["verdict"] for row in rows}
+    assert verdicts["Rewards that can be verified raise reasoning."] == "agrees"
+    assert verdicts["PPO is better than DPO on the same data."] == "not run"
+    assert verdicts["Larger reward models judge better."] == "agrees"
+    assert verdicts["Optimised further, a reward model's pick gets worse."] == "agrees"
