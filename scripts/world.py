@@ -2,6 +2,7 @@
 
     python scripts/world.py --workdir runs/world              # on a laptop
     python scripts/world.py --workdir runs/world --dry-run    # the commands of its runs
+    python scripts/world.py --workdir runs/full --scale full  # all axes, three seeds
     python scripts/world.py --workdir DIR --scale paper --dry-run
 
 Runs every stage that is not done yet, and writes report.html, report.md and
@@ -30,23 +31,29 @@ def main(argv=None) -> None:
         return
     from easylm.study import pipeline
 
-    todo = pipeline.stages(pipeline.MINI, args.workdir, args.seed)
+    scale = pipeline.SCALES[args.scale]
+    roots = {seed: f"{args.workdir}/seed={seed}" for seed in scale.seeds}
+    plans = {root: pipeline.stages(scale, root, seed) for seed, root in roots.items()}
     if args.dry_run:
-        print("\n".join(stage.command for stage in todo if stage.command))
+        stages = [stage for plan in plans.values() for stage in plan]
+        print("\n".join(stage.command for stage in stages if stage.command))
         return
     logging.set_verbosity(logging.WARNING)
-    Path(args.workdir).mkdir(parents=True, exist_ok=True)
-    pipeline.go(todo, args.workdir)
-    write(args.workdir)
+    for number, (root, plan) in enumerate(plans.items(), 1):
+        if len(plans) > 1:
+            print(f"seed {number} of {len(plans)}")
+        Path(root).mkdir(parents=True, exist_ok=True)
+        pipeline.go(plan, root)
+        write(args, scale, list(plans)[:number])
 
 
-def write(workdir: str) -> None:
+def write(args, scale, roots) -> None:
     """The report of everything that is done."""
-    from easylm.study import analysis, markdown, pipeline, report
+    from easylm.study import analysis, markdown, report
 
-    command = f"python scripts/world.py --workdir {workdir}"
-    document = analysis.document([workdir], pipeline.MINI, command)
-    root = Path(workdir)
+    command = f"python scripts/world.py --workdir {args.workdir} --scale {args.scale}"
+    document = analysis.document(roots, scale, command)
+    root = Path(args.workdir)
     (root / "results.json").write_text(json.dumps(document, indent=1) + "\n")
     (root / "report.html").write_text(report.html(document))
     images = {}
@@ -60,8 +67,7 @@ def write(workdir: str) -> None:
 def _arguments() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--workdir", required=True, metavar="DIR")
-    options.add_argument("--scale", default="mini", choices=("mini", "paper"))
-    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--scale", default="mini", choices=("mini", "full", "paper"))
     options.add_argument("--dry-run", action="store_true", help="print the commands")
     return options
 

@@ -58,14 +58,14 @@ def pretrain(size: str):
     c.model.dim, c.model.layers, c.model.heads, c.model.mlp_dim = SIZES[size]
     c.model.kv_heads = c.model.heads
     c.data.mixture.main = common.source("tfds:world_text:train", "text")
-    c.data.mixture.main.max_rows = 16_000
+    c.data.mixture.main.max_rows = 10_000
     c.eval.mixture.main = common.source("tfds:world_text:dev", "text")
     c.batch = 16
     c.optimizer.name = "muon"
     c.optimizer.lr = 1e-2
     c.optimizer.schedule = "cosine"
     c.optimizer.decay = 0.1
-    c.steps = 250
+    c.steps = 150 if size == "small" else 250
     return c
 
 

@@ -56,7 +56,7 @@ class WorldText(tfds.core.GeneratorBasedBuilder):
         return _features(self, text=Text())
 
     def _split_generators(self, dl_manager):
-        rows = {"train": world.documents(30_000), "dev": world.documents(100, seed=1)}
+        rows = {"train": world.documents(20_000), "dev": world.documents(100, seed=1)}
         return {name: self._generate_examples(rows[name]) for name in rows}
 
     def _generate_examples(self, rows):

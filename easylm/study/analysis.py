@@ -6,6 +6,7 @@ Each seed is a folder of its own.
 import json
 import math
 import platform
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,9 @@ def document(roots: list[str], scale: Scale, command: str) -> dict:
             _world_section(),
             _data_section(policies, scale),
             _algorithm_section(policies),
-            _judge_section(judges),
+            _judge_section(judges, policies, scale),
+            _prompts_section(policies, scale),
+            _strength_section(policies, scale),
             _optimisation_section(roots, judges, scale),
             _samples_section(policies),
             _cost_section(cost),
@@ -206,7 +209,7 @@ def _algorithm_section(policies) -> dict:
     return _section("algorithms", "Algorithms", text, table, forest)
 
 
-def _judge_section(judges) -> dict:
+def _judge_section(judges, policies, scale) -> dict:
     rows = []
     for name, runs in judges.items():
         gain = lambda run: np.subtract(
@@ -226,8 +229,40 @@ def _judge_section(judges) -> dict:
         "higher_is_better": True,
         "rows": rows,
     }
+    runs = [f"ppo-{judge}-{p}" for judge, p in scale.online if p == "general"]
+    downstream = _few("downstream", "PPO against each of them", policies, runs)
     text = "Two sizes, two kinds of data. As Table 3 of the paper."
-    return _section("judges", "Reward models", text, table)
+    return _section("judges", "Reward models", text, table, downstream)
+
+
+def _prompts_section(policies, scale) -> dict:
+    """Only of reward models that met several kinds of prompts."""
+    count = Counter(judge for judge, _ in scale.online)
+    runs = [f"ppo-{judge}-{p}" for judge, p in scale.online if count[judge] > 1]
+    table = _few("table4", "PPO on different prompts", policies, runs)
+    text = (
+        "The same reward model, other prompts to answer: of all families, of reasoning"
+        " alone, or of all with more of reasoning and coding. As Table 4 of the paper."
+    )
+    return _section("prompts", "Policy prompts", text, table)
+
+
+def _strength_section(policies, scale) -> dict:
+    names = ["dpo-fine_grained", *(f"dpo-fine_grained-beta={b}" for b in scale.betas)]
+    one = "ppo-medium-fine_grained-general"
+    runs = [one, *(f"{one}-kl={kl}" for kl in scale.kls)]
+    betas = _few(
+        "beta", "DPO with another beta (0.1 where none is said)", policies, names
+    )
+    kls = _few("kl", "PPO with another KL coefficient (0.05)", policies, runs)
+    text = "How far a policy may go from where it started."
+    return _section("strength", "Beta and KL", text, betas, kls)
+
+
+def _few(id, title, policies, names) -> dict:
+    """A table of those that have run, if that is more than one."""
+    there = [name for name in names if name in policies]
+    return _table(id, title, policies, [START, *there]) if len(there) > 1 else {}
 
 
 def _optimisation_section(roots, judges, scale) -> dict:
@@ -327,4 +362,5 @@ def _section(id, title, text, *blocks) -> dict:
     """Without the blocks that have nothing to show yet."""
     content = ("rows", "series", "nodes", "prompts")
     shown = [block for block in blocks if any(block.get(key) for key in content)]
+    text = text if shown or not blocks else "Not part of this run."
     return {"id": id, "title": title, "text": text, "blocks": shown}

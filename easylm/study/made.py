@@ -13,7 +13,14 @@ from easylm.training.checkpoint import load_for_inference
 POLICY = "sft-medium"
 # Who answers the prompts of preference data, and at which temperature.
 WRITERS = (("sft-small", 1.0), (POLICY, 1.0), (POLICY, 1.0), (POLICY, 0.6))
-VERIFIABLE = ("reasoning", "coding", "instructions")
+ALL = tuple(world.FAMILIES)
+PROMPTS = {  # split, and how many of which families
+    "general": ("train", [(ALL, 300)]),
+    "reasoning": ("train", [(("reasoning",), 1000)]),
+    "mixed": ("train", [(ALL, 300), (("reasoning", "coding"), 1000)]),
+    "verifiable": ("train", [(("reasoning", "coding", "instructions"), 300)]),
+    "dev": ("dev", [(ALL, 30)]),
+}
 N = 16  # best of so many
 
 
@@ -34,11 +41,10 @@ def pairs(root, scale, seed, source) -> list[dict]:
 
 def prompts(root, scale, seed, name) -> list[dict]:
     """For online RL: what is asked, and what is measured by."""
-    families = {"reasoning": ("reasoning",), "verifiable": VERIFIABLE}
-    part, count = ("dev", 30) if name == "dev" else ("train", 300)
-    rows = world.prompts(
-        part, count, families=families.get(name, tuple(world.FAMILIES))
-    )
+    part, parts = PROMPTS[name]
+    rows = []
+    for families, count in parts:
+        rows += world.prompts(part, count, families=families)
     return [
         {
             "prompt": row["prompt"],

@@ -14,15 +14,16 @@ BASE, START = "pretrain-medium", "sft-medium"
 
 def label(name: str) -> str:
     """What a stage is called in tables."""
-    kind, _, rest = name.partition("-")
+    kind, *rest = name.split("-")
+    changed = [f", {part}" for part in rest if "=" in part]
     if kind == "dpo":
-        return f"DPO, {KINDS[rest]}"
+        return f"DPO, {KINDS[rest[0]]}{''.join(changed)}"
     if kind == "ppo":
-        size, data, prompts = rest.split("-")
-        return f"PPO, {size} reward model ({KINDS[data]}), {prompts} prompts"
+        size, data, prompts = rest[:3]
+        judge = f"{size} reward model ({KINDS[data]})"
+        return f"PPO, {judge}, {prompts} prompts{''.join(changed)}"
     if kind == "judge":
-        size, data = rest.split("-")
-        return f"{size}, {KINDS[data]}"
+        return f"{rest[0]}, {KINDS[rest[1]]}"
     return {BASE: "Base model", START: "SFT", "grpo": "GRPO, what can be verified"}[
         name
     ]

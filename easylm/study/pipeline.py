@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 
 from configs.study import world as presets
+from easylm.simulator import annotators
 from easylm.study import made
 from easylm.training import checkpoint
 
@@ -32,6 +33,8 @@ class Scale(NamedTuple):
     sizes: tuple[str, ...]  # of models
     judges: tuple[tuple[str, str], ...]  # (size, data) of the reward models
     online: tuple[tuple[str, str], ...]  # (judge, prompts) of the runs of PPO
+    betas: tuple[float, ...] = ()  # of DPO on fine-grained data, beside the usual one
+    kls: tuple[float, ...] = ()  # coefficients of PPO, beside the usual one
     seeds: tuple[int, ...] = (0,)
 
 
@@ -46,6 +49,28 @@ MINI = Scale(
     ),
     online=(("medium-fine_grained", "general"),),
 )
+
+
+SIZES, MIXES = ("medium", "large"), ("fine_grained", "mix")
+FULL = Scale(
+    prompts=250,
+    candidates=60,
+    sources=annotators.SOURCES,
+    sizes=("small", "medium", "large"),
+    judges=(
+        *((size, data) for size in SIZES for data in MIXES),
+        *(("medium", "web"), ("medium", "arena")),
+    ),
+    online=(
+        *((f"{size}-{data}", "general") for size in SIZES for data in MIXES),
+        *(("medium-web", "general"), ("medium-arena", "general")),
+        *((f"{s}-fine_grained", p) for s in SIZES for p in ("reasoning", "mixed")),
+    ),
+    betas=(0.02, 0.05, 0.3),
+    kls=(0.0, 0.02, 0.2),
+    seeds=(0, 1, 2),
+)
+SCALES = {"mini": MINI, "full": FULL}
 
 
 class Stage(NamedTuple):
@@ -68,7 +93,7 @@ def stages(scale: Scale, root: str, seed: int = 0) -> list[Stage]:
     found.append(write("data/dev.jsonl", 20, made.dev_pairs, scale, seed))
     for source in (*dict.fromkeys((*scale.sources, *(d for _, d in scale.judges))),):
         found.append(write(f"data/{source}.jsonl", 1, made.pairs, scale, seed, source))
-    for name in ("general", "reasoning", "verifiable", "dev"):
+    for name in (*dict.fromkeys(p for _, p in scale.online), "verifiable", "dev"):
         path = f"data/prompts-{name}.jsonl"
         found.append(write(path, 1, made.prompts, scale, seed, name))
     for size, data in scale.judges:
@@ -76,9 +101,15 @@ def stages(scale: Scale, root: str, seed: int = 0) -> list[Stage]:
         found.append(run(f"judge-{size}-{data}", "judge", 25, changes))
     for data in scale.sources:
         found.append(run(f"dpo-{data}", "dpo", 40, {"world.data": data}))
+    for beta in scale.betas:
+        changes = {"world.data": "fine_grained", "objective.beta": beta}
+        found.append(run(f"dpo-fine_grained-beta={beta}", "dpo", 40, changes))
     for judge, prompts in scale.online:
         changes = {"world.judge": judge, "world.prompts": prompts}
         found.append(run(f"ppo-{judge}-{prompts}", "ppo", 100, changes))
+    for kl in scale.kls:
+        name = f"ppo-medium-fine_grained-general-kl={kl}"
+        found.append(run(name, "ppo", 100, {"objective.kl_coef": kl}))
     found.append(run("grpo", "grpo", 80))
     policies = ["sft-medium", *(s.name for s in found if is_policy(s.name))]
     for name in ("pretrain-medium", *dict.fromkeys(policies)):

@@ -1,11 +1,13 @@
 """The stages of the study: in an order that works, made once, and what they say."""
 
 import json
+import runpy
 
 import numpy as np
 import pytest
 
 from configs.study import world as presets
+from easylm.errors import UserError
 from easylm.evals import world as judge
 from easylm.simulator import world
 from easylm.study import analysis, markdown, pipeline, report
@@ -22,13 +24,15 @@ def flags(command):
     return words[words.index("--config") + 1].split(":")[1], dict(pairs)
 
 
-def test_every_stage_comes_after_what_it_reads(tmp_path):
+@pytest.mark.parametrize("scale", pipeline.SCALES)
+def test_every_stage_comes_after_what_it_reads(tmp_path, scale):
     made, root = set(), str(tmp_path)
-    for stage in pipeline.stages(MINI, root):
+    for stage in pipeline.stages(pipeline.SCALES[scale], root):
         if stage.command:
             preset, changes = flags(stage.command)
             config = presets.get_config(preset)
-            changes["seed"] = int(changes["seed"])
+            for key in changes.keys() & {"seed", "objective.beta", "objective.kl_coef"}:
+                changes[key] = json.loads(changes[key])
             config.update_from_flattened_dict(changes)
             terms = config.get("reward", {"terms": {}})["terms"]
             reads = [config.init, config.data.mixture.main.path]
@@ -38,6 +42,18 @@ def test_every_stage_comes_after_what_it_reads(tmp_path):
                 assert not path.startswith(root) or path[len(root) + 1 :] in made, path
         assert stage.name not in made
         made.add(stage.name)
+
+
+def test_the_commands_can_be_seen_before_anything_runs(capsys, tmp_path):
+    main = runpy.run_path("scripts/world.py")["main"]
+    main(["--workdir", str(tmp_path), "--dry-run"])
+    lines = capsys.readouterr().out.splitlines()
+    runs = [s for s in pipeline.stages(MINI, f"{tmp_path}/seed=0") if s.command]
+    assert lines == [stage.command for stage in runs] and not list(tmp_path.iterdir())
+    main(["--workdir", "ROOT", "--scale", "paper", "--dry-run"])
+    assert "configs/study/paper.py:dpo" in capsys.readouterr().out
+    with pytest.raises(UserError, match="add --dry-run"):
+        main(["--workdir", "ROOT", "--scale", "paper"])
 
 
 def test_what_is_done_is_not_made_again_and_a_failure_leaves_nothing(tmp_path, capsys):
