@@ -14,7 +14,7 @@ world: $(VENV)/run.stamp  # the study in miniature, with a report
 	$(RUN) scripts/world.py --workdir runs/world
 
 test: $(VENV)/test.stamp
-	$(RUN) -m pytest tests -n 2 --dist loadfile
+	$(RUN) -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
 
 learn: $(VENV)/test.stamp  # the curves of tests/objectives/test_it_learns.py, longer
 	$(RUN) -m tests.objectives.test_it_learns 30

@@ -6,7 +6,7 @@ VERIFIERS = ["math-verify>=0.8", "langdetect>=1.0.9", "emoji>=2"]
 TEST = [
     *VERIFIERS,
     "pytest>=8",
-    "pytest-xdist>=3.6",
+    "pytest-xdist>=3.7",
     "ruff>=0.15",
     "torch>=2.4",
     "transformers>=4.50",

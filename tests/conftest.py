@@ -17,3 +17,16 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = tempfile.TemporaryDirectory(prefix="easylm-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+# Begun first, so that no worker is left with one of them when the other is done.
+LONG = (
+    *("test_train.py", "test_policy_objective.py", "test_comparisons.py"),
+    *("test_it_learns.py", "test_online.py", "test_sweep.py", "test_hf.py"),
+    *("test_online_preference.py", "test_preference_learning.py", "test_study.py"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    last = len(LONG)
+    rank = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.name, last))
