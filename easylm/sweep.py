@@ -68,7 +68,7 @@ def plan(config: str, sweep: str, workdir: str, given=()) -> list[Point]:
         folder = os.fspath(epath.Path(workdir) / name)
         command = ["python", "-m", "easylm.train", "--config", config]
         command += ["--workdir", folder, *given, *text]
-        points.append(Point(name, values, folder, command, _is_done(folder, found)))
+        points.append(Point(name, values, folder, command, is_done(folder, found)))
     _check_unique(sweep, [point.name for point in points])
     return points
 
@@ -115,6 +115,16 @@ def collect(points: list[Point]) -> list[Run]:
         Run(p.name, p.values, _last_values(p.workdir) if p.done else None)
         for p in points
     ]
+
+
+def is_done(workdir: str, config: ConfigDict) -> bool:
+    """Whether this run has come to its end; another run in its place is an error."""
+    if not (epath.Path(workdir) / "run.json").exists():
+        return False
+    from easylm.training import checkpoint  # takes seconds, and a new sweep needs none
+
+    checkpoint.check_same_run(workdir, config)
+    return checkpoint.is_done(workdir)
 
 
 def nearest(word: str, known) -> str:
@@ -264,16 +274,6 @@ def _get(config: ConfigDict, key: str):
 
 def _last(key: str) -> str:
     return key.rpartition(".")[2]
-
-
-def _is_done(workdir: str, config: ConfigDict) -> bool:
-    """Whether this run has come to its end; another run in its place is an error."""
-    if not (epath.Path(workdir) / "run.json").exists():
-        return False
-    from easylm.training import checkpoint  # takes seconds, and a new sweep needs none
-
-    checkpoint.check_same_run(workdir, config)
-    return checkpoint.is_done(workdir)
 
 
 def _last_values(workdir: str) -> dict[str, float]:

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import jax
 
 from configs.study import world as presets
+from easylm import sweep
 from easylm.simulator import annotators
 from easylm.study import made
-from easylm.training import checkpoint
 
 CONFIG = "configs/study/world.py"
 
@@ -156,17 +156,20 @@ def _run(root, seed, name, preset, weight, changes=None) -> Stage:
     folder = f"{root}/{name}"
     changes = {"world.root": root, "seed": seed, **(changes or {})}
 
+    def config():
+        made = presets.get_config(preset)
+        made.update_from_flattened_dict(changes)
+        return made.lock()
+
     def make():
         from easylm import train
 
-        config = presets.get_config(preset)
-        config.update_from_flattened_dict(changes)
-        train.train(config.lock(), folder)
+        train.train(config(), folder)
 
     command = ["python", "-m", "easylm.train", "--config", f"{CONFIG}:{preset}"]
     command += ["--workdir", folder]
     command += [f"--config.{key}={value}" for key, value in changes.items()]
-    done = lambda: checkpoint.is_done(folder)
+    done = lambda: sweep.is_done(folder, config())
     return Stage(name, weight, make, done, shlex.join(command))
 
 
