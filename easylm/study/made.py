@@ -61,8 +61,9 @@ def evaluation(root, seed, name) -> dict:
     loaded = load_for_inference(f"{root}/{name}")
     texts = [one for [one] in judge.answers(loaded, [row["prompt"] for row in rows])]
     reference = texts
-    if name != POLICY and (Path(root) / f"evals/{POLICY}.json").exists():
-        reference = _rows(root, f"evals/{POLICY}.json")[0]["texts"]
+    if name != POLICY:
+        [first] = _rows(root, f"evals/{POLICY}.json")
+        reference = first["texts"]
     observed = judge.observe(rows, texts, reference)
     return {
         "summary": judge.summary(observed),

@@ -83,36 +83,12 @@ class Stage(NamedTuple):
 
 def stages(scale: Scale, root: str, seed: int = 0) -> list[Stage]:
     """In the order in which they need one another."""
-    run = partial(_run, root, seed)
-    write = partial(_write, root)
-    found = []
-    for size in scale.sizes:
-        found.append(run(f"pretrain-{size}", f"pretrain_{size}", 60))
-        found.append(run(f"sft-{size}", "sft", 60, {"world.size": size}))
-    found.append(write("data/answers.jsonl", 40, made.answers, scale, seed))
-    found.append(write("data/dev.jsonl", 20, made.dev_pairs, scale, seed))
-    for source in (*dict.fromkeys((*scale.sources, *(d for _, d in scale.judges))),):
-        found.append(write(f"data/{source}.jsonl", 1, made.pairs, scale, seed, source))
-    for name in (*dict.fromkeys(p for _, p in scale.online), "verifiable", "dev"):
-        path = f"data/prompts-{name}.jsonl"
-        found.append(write(path, 1, made.prompts, scale, seed, name))
-    for size, data in scale.judges:
-        changes = {"world.size": size, "world.data": data}
-        found.append(run(f"judge-{size}-{data}", "judge", 25, changes))
-    for data in scale.sources:
-        found.append(run(f"dpo-{data}", "dpo", 40, {"world.data": data}))
-    for beta in scale.betas:
-        changes = {"world.data": "fine_grained", "objective.beta": beta}
-        found.append(run(f"dpo-fine_grained-beta={beta}", "dpo", 40, changes))
-    for judge, prompts in scale.online:
-        changes = {"world.judge": judge, "world.prompts": prompts}
-        found.append(run(f"ppo-{judge}-{prompts}", "ppo", 100, changes))
-    for kl in scale.kls:
-        name = f"ppo-medium-fine_grained-general-kl={kl}"
-        found.append(run(name, "ppo", 100, {"objective.kl_coef": kl}))
-    found.append(run("grpo", "grpo", 80))
-    policies = ["sft-medium", *(s.name for s in found if is_policy(s.name))]
-    for name in ("pretrain-medium", *dict.fromkeys(policies)):
+    run, write = partial(_run, root, seed), partial(_write, root)
+    tuning = _tuning(scale, run)
+    found = [*_models(scale, run), *_data(scale, seed, write), *tuning]
+    policies = ["sft-medium", "pretrain-medium"]  # the first is what others are against
+    policies += [stage.name for stage in tuning if is_policy(stage.name)]
+    for name in policies:
         found.append(write(f"evals/{name}.json", 10, made.evaluation, seed, name))
     found.append(write("data/candidates.jsonl", 40, made.candidates, scale, seed))
     for size, data in scale.judges:
@@ -149,6 +125,41 @@ def spent(root: str) -> dict[str, float]:
     for line in path.read_text().splitlines() if path.exists() else ():
         row = json.loads(line)
         found[row["stage"]] = found.get(row["stage"], 0.0) + row["seconds"]
+    return found
+
+
+def _models(scale, run):
+    for size in scale.sizes:
+        yield run(f"pretrain-{size}", f"pretrain_{size}", 60)
+        yield run(f"sft-{size}", "sft", 60, {"world.size": size})
+
+
+def _data(scale, seed, write):
+    yield write("data/answers.jsonl", 40, made.answers, scale, seed)
+    yield write("data/dev.jsonl", 20, made.dev_pairs, scale, seed)
+    for source in dict.fromkeys((*scale.sources, *(d for _, d in scale.judges))):
+        yield write(f"data/{source}.jsonl", 1, made.pairs, scale, seed, source)
+    for name in (*dict.fromkeys(p for _, p in scale.online), "verifiable", "dev"):
+        yield write(f"data/prompts-{name}.jsonl", 1, made.prompts, scale, seed, name)
+
+
+def _tuning(scale, run) -> list[Stage]:
+    found = []
+    for size, data in scale.judges:
+        changes = {"world.size": size, "world.data": data}
+        found.append(run(f"judge-{size}-{data}", "judge", 25, changes))
+    for data in scale.sources:
+        found.append(run(f"dpo-{data}", "dpo", 40, {"world.data": data}))
+    for beta in scale.betas:
+        changes = {"world.data": "fine_grained", "objective.beta": beta}
+        found.append(run(f"dpo-fine_grained-beta={beta}", "dpo", 40, changes))
+    for judge, prompts in scale.online:
+        changes = {"world.judge": judge, "world.prompts": prompts}
+        found.append(run(f"ppo-{judge}-{prompts}", "ppo", 100, changes))
+    for kl in scale.kls:
+        name = f"ppo-medium-fine_grained-general-kl={kl}"
+        found.append(run(name, "ppo", 100, {"objective.kl_coef": kl}))
+    found.append(run("grpo", "grpo", 80))
     return found
 
 
