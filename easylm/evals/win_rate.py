@@ -29,7 +29,10 @@ def length_controlled(preferences, lengths, other_lengths) -> float:
         q = _sigmoid(x @ weights)
         gradient = x.T @ (p - q) - RIDGE * weights
         curvature = (x * (q * (1 - q))[:, None]).T @ x + RIDGE * np.eye(2)
-        weights += np.linalg.solve(curvature, gradient)
+        step = np.linalg.solve(curvature, gradient)
+        weights += step
+        if np.abs(step).max() < 1e-10:
+            break
     return float(_sigmoid(weights[0]))
 
 

@@ -87,7 +87,7 @@ def summary(observed: Mapping, rng: np.random.Generator | None = None) -> dict:
 
 
 def _drawn(columns, rng) -> dict:
-    arrays = {name: np.array(values) for name, values in columns.items()}
+    arrays = {name: np.asarray(values) for name, values in columns.items()}
     count = len(arrays["marks"])
     chosen = slice(None) if rng is None else rng.integers(count, size=count)
     return {name: values[chosen] for name, values in arrays.items()}

@@ -1,5 +1,7 @@
 """What stages are called in reports, and how what they left is read."""
 
+import numpy as np
+
 KINDS = {
     "fine_grained": "fine-grained ratings",
     "overall": "one overall rating",
@@ -29,8 +31,15 @@ def label(name: str) -> str:
     ]
 
 
-def observed(policies, name) -> list:
-    return [run["observed"] for run in policies.get(name, ())]
+def observed(policies, name) -> list[dict]:
+    """What a policy was observed to do, one per seed: {family: {column: float[n]}}."""
+    return [
+        {
+            family: {key: np.array(values) for key, values in columns.items()}
+            for family, columns in run["observed"].items()
+        }
+        for run in policies.get(name, ())
+    ]
 
 
 def right(run) -> list[float]:
