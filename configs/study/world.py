@@ -1,8 +1,8 @@
 """The study on the embedded world: a preset for each kind of stage.
 
-    make study        # all of them in order, and a report
-    python -m easylm.train --config configs/study/world.py:dpo --config.world.data=web \
-        --workdir runs/study/dpo-web                 # one of them, again
+    make world        # all of them in order, and a report
+    python -m easylm.train --config configs/study/world.py:dpo \
+        --config.world.data=crowd --workdir runs/mine      # one more, beside them
 
 Stages find one another in world.root, by their names:
 
@@ -36,7 +36,7 @@ def get_config(arg: str = ""):
 
 def placed(c):
     """In the world: where other stages are, and what all stages have."""
-    c.world = ConfigDict({"root": "runs/study"})
+    c.world = ConfigDict({"root": "runs/world/seed=0"})
     c.model.dtype = "float32"
     c.model.remat = "none"
     c.model.unroll = 8
