@@ -18,14 +18,6 @@ def score(family: str, check: Mapping, answer: str) -> float:
     return MARKS[family](check, answer.strip())
 
 
-def claimed(answer: str) -> tuple[int, int, int]:
-    """How many different true claims, how many false ones, how many other sentences."""
-    found = knowledge.claims(answer)
-    right = {c[:3] for c in found if knowledge.is_true(c)}
-    wrong = sum(not knowledge.is_true(c) for c in found)
-    return len(right), wrong, len(sentences(answer)) - len(right) - wrong
-
-
 def quality(check: Mapping, answer: str) -> float:
     """Of an open answer, in points: true claims about the subject, less what is not."""
     found = knowledge.claims(answer)

@@ -17,7 +17,6 @@ from typing import NamedTuple
 from easylm.simulator.task import chance, digest, sentences, split
 
 CAREFUL = ("Studies show that {}", "In truth, {}", "Experts found that {}")
-SAID = ("People say that {}", "Many believe that {}")  # a report, not a claim
 
 
 class Attribute(NamedTuple):

@@ -7,12 +7,13 @@ import numpy as np
 
 from easylm.evals import best_of_n
 from easylm.evals import world as judge
+from easylm.evals.judging import by_row
 from easylm.simulator import annotators, gold, world
+from easylm.study.names import START
 from easylm.training.checkpoint import load_for_inference
 
-POLICY = "sft-medium"
 # Who answers the prompts of preference data, and at which temperature.
-WRITERS = (("sft-small", 1.0), (POLICY, 1.0), (POLICY, 1.0), (POLICY, 0.6))
+WRITERS = (("sft-small", 1.0), (START, 1.0), (START, 1.0), (START, 0.6))
 ALL = tuple(world.FAMILIES)
 PROMPTS = {  # split, and how many of which families
     "general": ("train", [(ALL, 300)]),
@@ -29,17 +30,17 @@ def answers(root, scale, seed) -> list[dict]:
     return _answered(root, world.prompts("train", scale.prompts), WRITERS, seed)
 
 
-def dev_pairs(root, scale, seed) -> list[dict]:
+def dev_pairs(root, seed) -> list[dict]:
     """The best and the worst of the policy's answers to the prompts of "dev"."""
     rows = _answered(root, world.prompts("dev", 50), WRITERS, seed + 1)
     return annotators.pairs("gold", rows, seed)
 
 
-def pairs(root, scale, seed, source) -> list[dict]:
+def pairs(root, seed, source) -> list[dict]:
     return annotators.pairs(source, _rows(root, "data/answers.jsonl"), seed)
 
 
-def prompts(root, scale, seed, name) -> list[dict]:
+def prompts(root, name) -> list[dict]:
     """For online RL: what is asked, and what is measured by."""
     part, parts = PROMPTS[name]
     rows = []
@@ -55,20 +56,19 @@ def prompts(root, scale, seed, name) -> list[dict]:
     ]
 
 
-def evaluation(root, seed, name) -> dict:
+def evaluation(root, name) -> dict:
     """What a policy answers to the test prompts, and its marks."""
     rows = judge.read("tfds:world_prompts:test")
     loaded = load_for_inference(f"{root}/{name}")
     texts = [one for [one] in judge.answers(loaded, [row["prompt"] for row in rows])]
     reference = texts
-    if name != POLICY:
-        [first] = _rows(root, f"evals/{POLICY}.json")
+    if name != START:
+        [first] = _rows(root, f"evals/{START}.json")
         reference = first["texts"]
     observed = judge.observe(rows, texts, reference)
     return {
         "summary": judge.summary(observed),
         "observed": observed,
-        "words": sum(len(text.split()) for text in texts) / len(texts),
         "texts": texts,
     }
 
@@ -76,7 +76,7 @@ def evaluation(root, seed, name) -> dict:
 def candidates(root, scale, seed) -> list[dict]:
     """N answers of the policy to test prompts, with their gold."""
     rows = world.prompts("test", scale.candidates)
-    rows = _answered(root, rows, ((POLICY, 1.0),) * N, seed)
+    rows = _answered(root, rows, ((START, 1.0),) * N, seed)
     return [
         {
             "prompt": row["prompt"],
@@ -103,20 +103,19 @@ def judging(root, name) -> dict:
         right.setdefault(row["family"], []).append(float(a > b) + float(a == b) / 2)
     rows = _rows(root, "data/candidates.jsonl")
     scores = score(best_of_n.read(rows))
-    best = {str(n): _best(rows, scores, n) for n in (1, 2, 4, 8, N)}
+    counts = [len(row["candidates"]) for row in rows]
+    rewards = by_row(rows, scores, counts)
+    golds = [np.array(row["gold"]) for row in rows]
+    best = {str(n): _best(rewards, golds, n) for n in (1, 2, 4, 8, N)}
     return {"right": right, "best": best}
 
 
-def _best(rows, scores, n) -> dict[str, list[float]]:
+def _best(rewards, golds, n) -> dict[str, list[float]]:
     """Of each prompt, what is expected of the best of n: its gold, and its reward."""
-    found, at = {"gold": [], "reward": []}, 0
-    for row in rows:
-        rewards = np.array(scores[at : at + len(row["candidates"])])
-        at += len(rewards)
-        golds = np.array(row["gold"])
-        found["gold"].append(best_of_n.expected(rewards, golds, n))
-        found["reward"].append(best_of_n.expected(rewards, rewards, n))
-    return found
+    of = lambda values: [
+        best_of_n.expected(*pair, n) for pair in zip(rewards, values, strict=True)
+    ]
+    return {"gold": of(golds), "reward": of(rewards)}
 
 
 def _answered(root, rows, writers, seed) -> list[dict]:

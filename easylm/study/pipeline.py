@@ -20,6 +20,7 @@ from configs.study import world as presets
 from easylm import sweep
 from easylm.simulator import annotators
 from easylm.study import made
+from easylm.study.names import BASE, START
 
 CONFIG = "configs/study/world.py"
 
@@ -86,10 +87,10 @@ def stages(scale: Scale, root: str, seed: int = 0) -> list[Stage]:
     run, write = partial(_run, root, seed), partial(_write, root)
     tuning = _tuning(scale, run)
     found = [*_models(scale, run), *_data(scale, seed, write), *tuning]
-    policies = ["sft-medium", "pretrain-medium"]  # the first is what others are against
+    policies = [START, BASE]  # the first is what others are against
     policies += [stage.name for stage in tuning if is_policy(stage.name)]
     for name in policies:
-        found.append(write(f"evals/{name}.json", 10, made.evaluation, seed, name))
+        found.append(write(f"evals/{name}.json", 10, made.evaluation, name))
     found.append(write("data/candidates.jsonl", 40, made.candidates, scale, seed))
     for size, data in scale.judges:
         name = f"judge-{size}-{data}"
@@ -128,6 +129,10 @@ def spent(root: str) -> dict[str, float]:
     return found
 
 
+def is_policy(name: str) -> bool:
+    return name.split("-")[0] in ("dpo", "ppo", "grpo")
+
+
 def _models(scale, run):
     for size in scale.sizes:
         yield run(f"pretrain-{size}", f"pretrain_{size}", 60)
@@ -136,11 +141,11 @@ def _models(scale, run):
 
 def _data(scale, seed, write):
     yield write("data/answers.jsonl", 40, made.answers, scale, seed)
-    yield write("data/dev.jsonl", 20, made.dev_pairs, scale, seed)
+    yield write("data/dev.jsonl", 20, made.dev_pairs, seed)
     for source in dict.fromkeys((*scale.sources, *(d for _, d in scale.judges))):
-        yield write(f"data/{source}.jsonl", 1, made.pairs, scale, seed, source)
+        yield write(f"data/{source}.jsonl", 1, made.pairs, seed, source)
     for name in (*dict.fromkeys(p for _, p in scale.online), "verifiable", "dev"):
-        yield write(f"data/prompts-{name}.jsonl", 1, made.prompts, scale, seed, name)
+        yield write(f"data/prompts-{name}.jsonl", 1, made.prompts, name)
 
 
 def _tuning(scale, run) -> list[Stage]:
@@ -197,10 +202,6 @@ def _write(root, name, weight, function, *args) -> Stage:
         part.rename(path)
 
     return Stage(name, weight, make, path.exists)
-
-
-def is_policy(name: str) -> bool:
-    return name.split("-")[0] in ("dpo", "ppo", "grpo")
 
 
 @contextlib.contextmanager
