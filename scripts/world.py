@@ -13,6 +13,7 @@ its models and data lie (configs/study/paper.py).
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -29,6 +30,8 @@ def main(argv=None) -> None:
             raise UserError("the paper's runs are for a pod: add --dry-run to see them")
         print(paper.show(paper.runs(args.workdir, f"{args.workdir}/runs")))
         return
+    import jax
+
     from easylm.study import pipeline
 
     scale = pipeline.SCALES[args.scale]
@@ -39,6 +42,11 @@ def main(argv=None) -> None:
         print("\n".join(stage.command for stage in stages if stage.command))
         return
     logging.set_verbosity(logging.WARNING)
+    # Programs compiled once serve all stages and seeds, and the next start.
+    jax.config.update(
+        "jax_compilation_cache_dir", os.path.abspath(f"{args.workdir}/cache")
+    )
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     for number, (root, plan) in enumerate(plans.items(), 1):
         if len(plans) > 1:
             print(f"seed {number} of {len(plans)}")

@@ -14,8 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-
 from configs.study import world as presets
 from easylm import sweep
 from easylm.simulator import annotators
@@ -100,8 +98,6 @@ def stages(scale: Scale, root: str, seed: int = 0) -> list[Stage]:
 
 def go(todo: list[Stage], root: str) -> None:
     """Makes what is not there yet, and says how far it is."""
-    jax.config.update("jax_compilation_cache_dir", str(Path(root).absolute() / "cache"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     left = [stage for stage in todo if not stage.done()]
     if len(left) < len(todo):
         print(f"{len(todo) - len(left)} of {len(todo)} stages are done already")
