@@ -5,13 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := JAX_PLATFORMS=cpu $(BIN)/python
 
-.PHONY: study world test learn lint format bench clean
+.PHONY: study study-full test learn lint format bench clean
 
 study: $(VENV)/run.stamp
 	$(RUN) scripts/study.py --workdir runs/study
 
-world: $(VENV)/run.stamp  # the study in miniature, with a report
-	$(RUN) scripts/world.py --workdir runs/world
+study-full: $(VENV)/run.stamp  # all axes, three seeds: hours
+	$(RUN) scripts/study.py --workdir runs/study-full --scale full
 
 test: $(VENV)/test.stamp
 	$(RUN) -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder

@@ -176,42 +176,6 @@ def options(section, **kinds: type) -> None:
         section[name] = placeholder(kind)
 
 
-def on_a_laptop(c):
-    """A recipe for pairs, on small talk and from the model that `make study` left."""
-    c.data.mixture.main.path = "tfds:small_talk_pairs:train"
-    c.eval.mixture.main.path = "tfds:small_talk_pairs:validation"
-    c.data.length = 256
-    c.data.answer_length = 128
-    c.init = "runs/study"
-    c.model.dtype = "float32"
-    c.model.remat = "none"
-    c.model.unroll = 4
-    c.mesh = "data"
-    c.eval.every = c.checkpoint.every = 50
-    return c
-
-
-def prompts_on_a_laptop(c) -> None:
-    """Prompts of small talk, answered by the model that `make study` left."""
-    c.data.mixture.main = source("tfds:small_talk:train", "prompts")
-    c.eval.mixture.main = source("tfds:small_talk:validation", "prompts")
-    c.eval.mixture.main.max_rows = 64
-    c.init = "runs/study"
-    c.rollout.prompt_length = 64
-    c.rollout.max_new_tokens = 64
-    c.data.length = 256
-    c.model.dtype = "float32"
-    c.model.remat = "none"
-    c.model.unroll = 4
-    c.mesh = "data"
-    c.batch = 64
-    c.objective.minibatches = 2
-    c.steps = 30
-    c.eval.batch = 64
-    c.eval.every = c.checkpoint.every = 10
-    c.log.every = 1
-
-
 def preset(arg: str, **presets):
     """The preset after the colon of `--config FILE:NAME`; "" is `default`."""
     name = arg or "default"

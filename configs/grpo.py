@@ -29,16 +29,8 @@ Methods, with what their papers say, and the default's values where they say not
     reinforce_pp    the same, whitened, KL token by token (arXiv 2501.03262)
     reinforce_pp_baseline   its variant with groups
 
-    make study  # a model of 1M parameters to start from, three minutes
-    python -m easylm.train --config configs/grpo.py:tiny --workdir runs/tiny_grpo
-
-learns 64 last answers of small talk by trying, word by word: 64% of what it samples is
-right in the first iterations, 86% in the last of 40. Such facts do not carry over, and
-on 300 questions it never saw it gets worse, from 51% to 39%. Three minutes of
-CPU time.
+On a laptop: configs/study/world.py:grpo.
 """
-
-from ml_collections.config_dict import placeholder
 
 from configs import common
 
@@ -52,7 +44,7 @@ def get_config(arg: str = ""):
         default=tulu31,
         olmo2_32b=tulu31,
         bnpo=tulu31,
-        **{preset.__name__: preset for preset in (*recipes, *methods, tiny)},
+        **{preset.__name__: preset for preset in (*recipes, *methods)},
     )
 
 
@@ -226,24 +218,6 @@ def reinforce_pp_baseline():
     c.objective.whitening = "batch"
     c.objective.minibatches = 2
     penalty(c, "k2", "loss", 0.01)
-    return c
-
-
-def tiny():
-    """On a laptop: the last answers of small talk, word by word."""
-    c = tulu31()
-    common.prompts_on_a_laptop(c)
-    c.data.mixture.main.format = c.eval.mixture.main.format = "conversation_answer"
-    c.data.mixture.main.subset = 64  # ten times each
-    c.eval.mixture.main.max_rows = placeholder(int)  # all 300
-    c.eval.batch = 100
-    c.reward.terms.verifier.weight = 1.0
-    c.rollout.max_new_tokens = 32
-    c.rollout.group = 8
-    c.batch = 16
-    c.optimizer.lr = 2e-4
-    c.steps = 40
-    c.eval.every = c.checkpoint.every = 20
     return c
 
 

@@ -17,9 +17,7 @@ The value model starts from the reward model, score head included: value.path. A
 iteration answers `batch` prompts, and makes objective.epochs x objective.minibatches
 updates of them.
 
-    make study  # a model of 1M parameters to start from, three minutes
-    python -m easylm.train --config configs/reward_model.py:tiny --workdir runs/tiny_rm
-    python -m easylm.train --config configs/ppo.py:tiny --workdir runs/tiny_ppo
+On a laptop: configs/study/world.py:ppo.
 """
 
 from ml_collections import ConfigDict
@@ -36,8 +34,6 @@ def get_config(arg: str = ""):
         tulu3=tulu3,
         tulu3_rlvr=tulu3_rlvr,
         tulu3_rlvr_70b=tulu3_rlvr_70b,
-        tiny=tiny,
-        tiny_as_published=tiny_as_published,
     )
 
 
@@ -130,23 +126,6 @@ def tulu3_rlvr_70b():
     c.steps = 400_000 // 640
     c.optimizer.lr = 1e-7
     c.optimizer.warmup = 0.1
-    return c
-
-
-def tiny():
-    """On a laptop, from the models of runs/study and runs/tiny_rm."""
-    c = study()
-    common.prompts_on_a_laptop(c)
-    c.reward.terms.model.model = "runs/tiny_rm"
-    c.optimizer.lr = 1e-4
-    return c
-
-
-def tiny_as_published():
-    c = as_published()
-    common.prompts_on_a_laptop(c)
-    c.reward.terms.model.model = "runs/tiny_rm"
-    c.optimizer.lr = 1e-4
     return c
 
 

@@ -14,11 +14,7 @@ An update holds data.items_per_update pairs, packed into `batch` rows; `batch` a
 names a function of easylm/losses/preference.py, and its arguments are options beside
 it: --config.objective.beta=0.01.
 
-    make study  # a model of 1M parameters to start from, three minutes
-    python -m easylm.train --config configs/preference.py:tiny --workdir runs/tiny_dpo
-
-teaches it to prefer right answers to wrong ones: 75 seconds on two CPU cores, and nine
-in ten of 300 held-out pairs are in the right order.
+On a laptop: configs/study/world.py:dpo.
 """
 
 from configs import common
@@ -30,7 +26,6 @@ def get_config(arg: str = ""):
         **{"default": study, "13b": study, "7b": study_7b, "70b": study},
         tulu3_8b=tulu3_8b,
         tulu3_70b=tulu3_70b,
-        tiny=tiny,
     )
 
 
@@ -78,17 +73,6 @@ def tulu3_8b():
 def tulu3_70b():
     c = tulu3_8b()
     c.optimizer.lr = 2e-7
-    return c
-
-
-def tiny():
-    """On a laptop, from the model that `make study` leaves in runs/study."""
-    c = common.on_a_laptop(study())
-    c.data.mixture.main.subset = 1600
-    c.data.items_per_update = 32
-    c.batch = 16
-    c.epochs = 1
-    c.optimizer.lr = 1e-4
     return c
 
 

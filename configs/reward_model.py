@@ -9,11 +9,7 @@ epoch, 512 pairs to an update, answers of up to 4,096 tokens (pairs with a longe
 are dropped), lr 1e-5 falling to 1e-6. `:tulu3_8b` is the reward model of Tulu 3, from
 which its PPO starts the value model (arXiv 2411.15124).
 
-    make study  # a model of 1M parameters to start from, three minutes
-    python -m easylm.train --config configs/reward_model.py:tiny --workdir runs/tiny_rm
-
-teaches it to tell right answers from wrong ones: two minutes on two CPU cores, and two
-in three of 300 held-out pairs are in the right order.
+On a laptop: configs/study/world.py:judge.
 """
 
 from configs import common
@@ -24,7 +20,6 @@ def get_config(arg: str = ""):
         arg,
         **{"default": study, "7b": study, "13b": study, "70b": study},
         tulu3_8b=tulu3_8b,
-        tiny=tiny,
     )
 
 
@@ -55,17 +50,6 @@ def tulu3_8b():
     c.optimizer.lr = 3e-6
     c.optimizer.end_ratio = 0.0
     c.optimizer.warmup = 0.0
-    return c
-
-
-def tiny():
-    """On a laptop, from the model that `make study` leaves in runs/study."""
-    c = common.on_a_laptop(study())
-    c.data.items_per_update = 16
-    c.batch = 8
-    c.microbatches = 1
-    c.optimizer.lr = 3e-4
-    c.eval.every = 130
     return c
 
 

@@ -21,9 +21,9 @@ def main(argv=None) -> None:
     import jax
 
     from easylm import sharding
-    from easylm.data import chat, formats
+    from easylm.data import formats
     from easylm.rewards import spurious
-    from easylm.rollout.sampler import complete
+    from easylm.rollout.ask import ask
     from easylm.training.checkpoint import load_for_inference
 
     read = formats.get(args.format)
@@ -33,29 +33,20 @@ def main(argv=None) -> None:
     loaded = load_for_inference(args.model, layout, template=args.template)
     if not loaded.template:
         raise UserError(f"{args.model} has no chat template; name one: --template tulu")
-    render, kept = chat.get(loaded.template), 0
+    kept = 0
     with open(args.out, "w") as out, sharding.use(layout):
         for first in range(0, count, args.batch):
             rows = range(first, min(first + args.batch, count))
             examples = [read(source[row]) for row in rows]
             asked = [example["prompt"] for example in examples]
-            encoded = chat.encode_chats(
-                loaded.tokenizer, render, asked, generation_prompt=True
-            )
-            said = complete(
-                loaded.model,
-                loaded.params,
-                loaded.tokenizer,
-                [ids.tolist() for ids, _ in encoded],
+            groups = ask(
+                loaded,
+                asked,
                 jax.random.fold_in(jax.random.key(args.seed), first),
                 max_new_tokens=args.max_new_tokens,
                 samples=args.samples,
                 rows=args.rows,
             )
-            texts = [answer["text"] for answer in said]
-            groups = [
-                texts[i : i + args.samples] for i in range(0, len(texts), args.samples)
-            ]
             labels = [spurious.majority_answer(g, args.verifier) for g in groups]
             if args.wrong:
                 truths = [example["verifiers"][0][1] for example in examples]

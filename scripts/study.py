@@ -1,93 +1,86 @@
-"""The whole thing on a laptop: make data, train on it from scratch, look at the result.
+"""The study "Unpacking DPO and PPO" on the embedded world, from text to a report.
 
-    python scripts/study.py --workdir runs/study [--config.x.y=value]
+    python scripts/study.py --workdir runs/study              # on a laptop
+    python scripts/study.py --workdir runs/study --dry-run    # the commands of its runs
+    python scripts/study.py --workdir runs/full --scale full  # all axes, three seeds
+    python scripts/study.py --workdir DIR --scale paper --dry-run
 
-Runs configs/sft.py:tiny (a stopped study goes on where it was; a finished one is only
-shown again), then asks the model questions whose answers it has not seen in training,
-before (iteration 0) and after.
+Runs every stage that is not done yet, and writes report.html, report.md and
+results.json into the workdir. Stop it with Ctrl-C; the same command goes on. With
+several seeds, each has a folder of its own in the workdir, seed=0 and so on. With
+--scale paper the commands are those of the paper's own runs, for a pod; DIR is where
+its models and data lie (configs/study/paper.py).
 """
 
+import argparse
+import json
+import os
 import sys
-from collections import Counter
+from functools import partial
 from pathlib import Path
 
-import jax
-from absl import app, logging
-
-from easylm import train
-from easylm.data.sources import open_source
 from easylm.errors import UserError, explain
-from easylm.evals.answers import answer, exact
-from easylm.models import base
-from easylm.training import checkpoint
-
-QUESTIONS = 100
-LONGEST = 48  # tokens; the longest right answer has fewer
-CONFIG = Path(__file__).resolve().parent.parent / "configs/sft.py"
+from easylm.study import paper
 
 
-def main(argv) -> None:
-    if len(argv) > 1:
-        raise UserError(f"{argv[1]!r} is not a flag; write --workdir DIR")
-    config, workdir = train.CONFIG.value, train.WORKDIR.value
-    if workdir is None:
-        raise UserError("give --workdir DIR")
-    logging.set_verbosity(logging.WARNING)
-    train.train(config, workdir)
-    print(report(config, workdir))
+def main(argv=None) -> None:
+    args = _arguments().parse_args(sys.argv[1:] if argv is None else argv)
+    if args.scale == "paper":
+        if not args.dry_run:
+            raise UserError("the paper's runs are for a pod: add --dry-run to see them")
+        print(paper.show(paper.runs(args.workdir, f"{args.workdir}/runs")))
+        return
+    from easylm.study import pipeline, work
+
+    scale = pipeline.SCALES[args.scale]
+    folder = args.workdir + ("/seed={}" if len(scale.seeds) > 1 else "")
+    plans = {
+        folder.format(seed): partial(pipeline.stages, scale, folder.format(seed), seed)
+        for seed in scale.seeds
+    }
+    if args.dry_run:
+        stages = [stage for plan in plans.values() for stage in plan()]
+        print("\n".join(stage.command for stage in stages if stage.command))
+        return
+    # Programs compiled once serve all stages and seeds, and the next start.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.abspath(f"{args.workdir}/cache")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    ready = []
+
+    def ended(root):
+        ready.append(root)
+        write(args, scale, sorted(ready))
+
+    jobs = args.jobs or min(2, os.cpu_count())
+    work.go(plans, jobs, ended)
 
 
-def report(config, workdir: str) -> str:
-    """Answers before and after, how many are right, and what to do next."""
-    rows = open_source(config.eval.mixture.main.path)
-    rows = [rows[i] for i in range(min(QUESTIONS, len(rows)))]
-    talks = [row["messages"] for row in rows]
-    loaded = checkpoint.load_for_inference(workdir)
-    untrained = base.init(loaded.model.spec, jax.random.key(config.seed))
-    said = [
-        answer(loaded, params, talks, max_new_tokens=LONGEST)
-        for params in (untrained, loaded.params)
-    ]
-    families = [row["family"] for row in rows]
-    right = [exact(answers, talks) for answers in said]
-    parts = [_samples(families, talks, *said), _scores(families, *right)]
-    parts.append(f"chat with it:  python scripts/chat.py {workdir}")
-    parts.append(f"the curves:    tensorboard --logdir {workdir}/tensorboard")
-    return "\n" + "\n".join(parts)
+def write(args, scale, roots) -> None:
+    """The report of the seeds that are done."""
+    from easylm.study import analysis, markdown, names, report
+
+    command = f"python scripts/study.py --workdir {args.workdir} --scale {args.scale}"
+    document = analysis.document(roots, scale, command)
+    root = Path(args.workdir)
+    (root / "results.json").write_text(json.dumps(document, indent=1) + "\n")
+    (root / "report.html").write_text(report.html(document))
+    images = {}
+    for name, picture in report.svgs(document).items():
+        (root / f"{name}.svg").write_text(picture)
+        images[name] = f"{name}.svg"
+    (root / "report.md").write_text(markdown.markdown(document, images))
+    print(f"\n{document['lead']}\n\nall of it:  {root / 'report.html'}")
+    print(f"talk to it: python scripts/chat.py {roots[0]}/{names.DPO}")
 
 
-def _samples(families, talks, before, after) -> str:
-    """One conversation of each family, with both answers."""
-    lines = ["Held-out conversations", ""]
-    for family in sorted(set(families)):
-        i = families.index(family)
-        lines += [f"  {m['role']:<10}{m['content']}" for m in talks[i][:-1]]
-        lines.append(f"    before    {_one_line(before[i])}")
-        lines.append(f"    after     {_one_line(after[i])}")
-        lines.append(f"    reference {talks[i][-1]['content']}")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _scores(families, before, after) -> str:
-    """Exact match by family."""
-    lines = [f"{'Exact match':<14}{'questions':>10}{'before':>9}{'after':>9}", ""]
-    counts = Counter(families)
-    for name in [*sorted(counts), "all"]:
-        chosen = [i for i, family in enumerate(families) if name in (family, "all")]
-        shares = (
-            sum(right[i] for i in chosen) / len(chosen) for right in (before, after)
-        )
-        cells = "".join(f"{share:>9.0%}" for share in shares)
-        lines.append(f"  {name:<12}{len(chosen):>10}{cells}")
-    return "\n".join([*lines, ""])
-
-
-def _one_line(text: str, width: int = 64) -> str:
-    text = "".join(c if c.isprintable() else " " for c in text)
-    return text if len(text) <= width else text[: width - 3] + "..."
+def _arguments() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--workdir", required=True, metavar="DIR")
+    options.add_argument("--scale", default="mini", choices=("mini", "full", "paper"))
+    options.add_argument("--dry-run", action="store_true", help="print the commands")
+    options.add_argument("--jobs", type=int, help="stages at a time; two, on a CPU")
+    return options
 
 
 if __name__ == "__main__":
-    sys.argv[1:1] = [f"--config={CONFIG}:tiny"]
-    explain(app.run, main, flags_parser=train.parse)
+    explain(main)

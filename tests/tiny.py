@@ -32,49 +32,42 @@ def write_data(folder, rows=48):
     return path
 
 
-def config(data, steps=6, **changes):
-    """Six updates of a two-layer model on rows of 64 tokens."""
-    c = sft.tiny()
-    c.mesh = "fsdp"
-    c.model.name = "llama:tiny"
-    c.model.vocab_size = 320
-    c.data.mixture.main.path = str(data)
-    c.eval.mixture.main.path = str(data)
-    c.eval.every = c.sample.every = 0
-    c.data.length = 64
-    c.batch = 8
-    c.steps = steps
-    c.log.every = 1
-    c.log.tensorboard = False
-    c.checkpoint.every = 1
-    c.checkpoint.keep = 0
-    c.lock()
-    c.update_from_flattened_dict(changes)
+def changes(data, steps) -> dict:
+    """To configs/sft.py: six updates of a two-layer model on rows of 64 tokens."""
+    paths = ("data.mixture.main.path", "eval.mixture.main.path")
+    return {
+        "tokenizer": "train",
+        "model.name": "llama:tiny",
+        "model.vocab_size": 320,
+        "model.dtype": "float32",
+        "model.remat": "none",
+        **dict.fromkeys(paths, str(data)),
+        "data.length": 64,
+        "batch": 8,
+        "steps": steps,
+        "optimizer.lr": 3e-3,
+        "optimizer.schedule": "cosine",
+        "optimizer.decay": 0.1,
+        "eval.every": 0,
+        "sample.every": 0,
+        "log.every": 1,
+        "log.tensorboard": False,
+        "checkpoint.every": 1,
+        "checkpoint.keep": 0,
+    }
+
+
+def config(data, steps=6, **more):
+    c = sft.study().lock()
+    c.update_from_flattened_dict(changes(data, steps) | more)
     return c
 
 
 def command(data, workdir, *flags, devices=1, steps=6, **kwargs):
     """The same run from the command line, as a subprocess that is not waited for."""
-    c = config(data, steps)
-    values = {
-        "mesh": c.mesh,
-        "model.name": c.model.name,
-        "model.vocab_size": c.model.vocab_size,
-        "data.mixture.main.path": data,
-        "eval.mixture.main.path": data,
-        "data.length": c.data.length,
-        "batch": c.batch,
-        "steps": steps,
-        "log.every": 1,
-        "log.tensorboard": False,
-        "checkpoint.every": 1,
-        "checkpoint.keep": 0,
-        "eval.every": 0,
-        "sample.every": 0,
-    }
-    argv = [sys.executable, "-m", "easylm.train", "--config", "configs/sft.py:tiny"]
+    argv = [sys.executable, "-m", "easylm.train", "--config", "configs/sft.py"]
     argv += ["--workdir", str(workdir), *flags]
-    argv += [f"--config.{name}={value}" for name, value in values.items()]
+    argv += [f"--config.{key}={x}" for key, x in changes(data, steps).items()]
     count = f"--xla_force_host_platform_device_count={devices} {FAST}"
     env = os.environ | {"XLA_FLAGS": count}
     return subprocess.Popen(

@@ -1,6 +1,6 @@
 """The study on the embedded world: a preset for each kind of stage.
 
-    make world        # all of them in order, and a report
+    make study        # all of them in order, and a report
     python -m easylm.train --config configs/study/world.py:dpo \
         --config.world.data=crowd --workdir runs/mine      # one more, beside them
 
@@ -18,7 +18,7 @@ from functools import partial
 
 from ml_collections import ConfigDict
 
-from configs import common, grpo, ppo, preference, reward_model
+from configs import best_of, common, grpo, online_dpo, ppo, preference, reward_model
 
 SIZES = {  # width, layers, heads, MLP
     "small": (96, 2, 2, 256),
@@ -29,14 +29,15 @@ POLICY = "sft-medium"
 
 
 def get_config(arg: str = ""):
-    stages = dict(sft=sft, judge=judge, dpo=dpo, ppo=online, grpo=groups)
+    stages = dict(sft=sft, judge=judge, dpo=dpo, ppo=with_values, grpo=with_groups)
+    stages |= dict(online_dpo=with_pairs, best_of=with_the_best)
     sizes = {f"pretrain_{size}": partial(pretrain, size) for size in SIZES}
     return common.preset(arg, default=sft, **stages, **sizes)
 
 
 def placed(c):
     """In the world: where other stages are, and what all stages have."""
-    c.world = ConfigDict({"root": "runs/world/seed=0"})
+    c.world = ConfigDict({"root": "runs/study"})
     c.model.dtype = "float32"
     c.model.remat = "none"
     c.model.unroll = 8
@@ -120,21 +121,16 @@ def on_pairs(c):
     return root
 
 
-def online():
+def with_values():
     """PPO against a reward model."""
     c = ppo.study()
-    root = on_prompts(c)
-    c.world.judge = "medium-fine_grained"
-    c.reward.terms.model.model = root + "/judge-" + c.world.get_oneway_ref("judge")
-    c.rollout.temperature = 1.0
+    before_a_judge(c)
     c.batch = 64
-    c.steps = 50
     c.objective.minibatches = 2
-    c.optimizer.lr = 2e-4
     return c
 
 
-def groups():
+def with_groups():
     """GRPO on what can be verified: arithmetic, programs, constraints."""
     c = grpo.tulu31()
     on_prompts(c)
@@ -142,10 +138,32 @@ def groups():
     c.reward.terms.verifier.weight = 1.0
     c.rollout.group = 8
     c.batch = 8
-    c.steps = 50
     c.objective.minibatches = 2
-    c.optimizer.lr = 2e-4
     return c
+
+
+def with_pairs():
+    """Online DPO: the better of two answers, by a reward model, against the other."""
+    c = online_dpo.study()
+    before_a_judge(c)
+    c.batch = 32
+    return c
+
+
+def with_the_best():
+    """Expert iteration: fine-tuning on the best of eight answers."""
+    c = best_of.study()
+    before_a_judge(c)
+    c.rollout.group = 8
+    c.batch = 16
+    return c
+
+
+def before_a_judge(c):
+    root = on_prompts(c)
+    c.world.judge = "medium-fine_grained"
+    c.reward.terms.model.model = root + "/judge-" + c.world.get_oneway_ref("judge")
+    c.rollout.temperature = 1.0
 
 
 def on_prompts(c):
@@ -159,6 +177,8 @@ def on_prompts(c):
     c.reward.terms.gold = common.term(verifier="world", weight=0.0)
     c.rollout.prompt_length = 64
     c.rollout.max_new_tokens = 64
+    c.steps = 50
+    c.optimizer.lr = 2e-4
     c.eval.batch = 128
     c.eval.every = 10
     c.log.every = 1

@@ -1,23 +1,15 @@
-"""What the model says now: completions of a few fixed prompts, to read."""
+"""What the model says now: answers to a few fixed prompts, to read."""
 
-from easylm.data import chat
-from easylm.rollout.sampler import complete
+from easylm.rollout.ask import ask
+from easylm.training.checkpoint import Loaded
 
 
 def make(model, tokenizer, template: str, prompts, **options):
     """-> sample(params, key) -> [(prompt, answer)]. Prompts are what a user says."""
-    render = chat.get(template)
-    ids = [
-        chat.encode_chat(
-            tokenizer, render, [{"role": "user", "content": p}], generation_prompt=True
-        )[0].tolist()
-        for p in prompts
-    ]
 
     def sample(params, key) -> list[tuple[str, str]]:
-        answers = complete(
-            model, params, tokenizer, ids, key, stop_ids=tokenizer.stop_ids, **options
-        )
-        return [(p, a["text"]) for p, a in zip(prompts, answers, strict=True)]
+        loaded = Loaded(model, params, tokenizer, template, ())
+        answers = ask(loaded, prompts, key, **options)
+        return [(p, answer) for p, [answer] in zip(prompts, answers, strict=True)]
 
     return sample

@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from easylm.data import chat
 from easylm.evals.win_rate import length_controlled
-from easylm.rollout.sampler import complete
+from easylm.rollout.ask import ask
 from easylm.simulator import annotators, gold, requests
 
 CATEGORIES = (
@@ -29,40 +28,36 @@ def answers(
     loaded, prompts: Sequence[str], *, temperature=0.0, samples=1, seed=0
 ) -> list[list[str]]:
     """`samples` answers to each prompt."""
-    talks = [[{"role": "user", "content": text}] for text in prompts]
-    encoded = chat.encode_chats(
-        loaded.tokenizer, chat.get(loaded.template), talks, generation_prompt=True
-    )
-    said = complete(
-        loaded.model,
-        loaded.params,
-        loaded.tokenizer,
-        [ids.tolist() for ids, _ in encoded],
+    said = ask(
+        loaded,
+        prompts,
         jax.random.key(seed),
         max_new_tokens=LONGEST,
         temperature=temperature,
         samples=samples,
         rows=ROWS,
     )
-    texts = [one["text"].strip() for one in said]
-    return [texts[i : i + samples] for i in range(0, len(texts), samples)]
+    return [[text.strip() for text in texts] for texts in said]
 
 
 def observe(rows: Sequence[Mapping], texts, reference) -> dict:
     """What the categories are computed from: {family: {column: [n]}}.
 
-    `reference` are another policy's answers to the same prompts, for the win rate.
+    `reference` are another policy's answers to the same prompts, for the win rate. The
+    column "fact" numbers what prompts rest on: those on the same fact are no news.
     """
-    found = {}
+    found, facts = {}, {}
     for row, text, other in zip(rows, texts, reference, strict=True):
         family, check = row["family"], row["check"]
+        columns = found.setdefault(family, {})
+        known = facts.setdefault(family, {})
         values = {"marks": gold.score(family, check, text)}
+        values["fact"] = known.setdefault(row["fact"], len(known))
         if family == "safety":
             values |= {"harmful": check["harmful"], "refused": requests.refuses(text)}
         if family == "chat":
             values["preferred"] = annotators.preferred(check, text, other)
             values |= {"words": len(text.split()), "other": len(other.split())}
-        columns = found.setdefault(family, {})
         for name, value in values.items():
             columns.setdefault(name, []).append(float(value))
     return found
@@ -71,7 +66,7 @@ def observe(rows: Sequence[Mapping], texts, reference) -> dict:
 def summary(observed: Mapping, rng: np.random.Generator | None = None) -> dict:
     """{category: mean, from 0 to 1}, the parts of some, and their average.
 
-    rng: of as many answers of each family, drawn with return, for the bootstrap.
+    rng: of as many facts of each family, drawn with return, for the bootstrap.
     """
     columns = {family: _drawn(rows, rng) for family, rows in observed.items()}
     means = {name: float(rows["marks"].mean()) for name, rows in columns.items()}
@@ -88,9 +83,19 @@ def summary(observed: Mapping, rng: np.random.Generator | None = None) -> dict:
 
 def _drawn(columns, rng) -> dict:
     arrays = {name: np.asarray(values) for name, values in columns.items()}
-    count = len(arrays["marks"])
-    chosen = slice(None) if rng is None else rng.integers(count, size=count)
+    chosen = slice(None) if rng is None else by_fact(arrays["fact"], rng)
     return {name: values[chosen] for name, values in arrays.items()}
+
+
+def by_fact(facts: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Numbers of prompts, all those of a fact together, as many facts as there are.
+
+    facts: [N] the number of each prompt's fact, counted from 0.
+    """
+    facts = facts.astype(int)
+    count = facts.max() + 1
+    times = np.bincount(rng.integers(count, size=count), minlength=count)
+    return np.repeat(np.arange(len(facts)), times[facts])
 
 
 def _f1(columns) -> float:

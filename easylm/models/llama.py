@@ -85,7 +85,7 @@ VARIANTS = {
         mlp_dim=20_480,
         rope_theta=5_000_000.0,
     ),
-    # Learns to talk from scratch on a laptop: see configs/sft.py:tiny.
+    # Learns to talk from scratch on a laptop: see configs/study/world.py.
     "1m": TransformerConfig(
         vocab_size=768,
         dim=128,

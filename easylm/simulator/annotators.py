@@ -18,15 +18,15 @@ from collections.abc import Mapping, Sequence
 
 from easylm.simulator import gold, knowledge, programs, requests
 from easylm.simulator.questions import UNKNOWN
-from easylm.simulator.task import chance
+from easylm.simulator.task import chance, conversation
 
 SOURCES = ("fine_grained", "overall", "crowd", "web", "arena", "experts")
 FEW = 6  # one prompt in so many is seen by the experts
 
 
 def pairs(source: str, rows: Sequence[Mapping], seed: int = 0) -> list[dict]:
-    """Rows of {"family", "prompt", "check", "answers"} -> {"family", "chosen",
-    "rejected"}; where an annotator sees no difference there is no pair."""
+    """Rows of {"family", "fact", "prompt", "check", "answers"} -> {"family", "fact",
+    "chosen", "rejected"}; where an annotator sees no difference there is no pair."""
     choose = globals()[f"_{source}"]
     found = []
     for row in rows:
@@ -34,14 +34,9 @@ def pairs(source: str, rows: Sequence[Mapping], seed: int = 0) -> list[dict]:
         answers = list(dict.fromkeys(row["answers"]))
         chosen = choose(row, answers, rng) if len(answers) > 1 else None
         if chosen:
-            sides = {
-                side: [
-                    {"role": "user", "content": row["prompt"]},
-                    {"role": "assistant", "content": text},
-                ]
-                for side, text in zip(("chosen", "rejected"), chosen, strict=True)
-            }
-            found.append({"family": row["family"], **sides})
+            good, bad = (conversation(row["prompt"], text) for text in chosen)
+            about = {name: row[name] for name in ("family", "fact")}
+            found.append({**about, "chosen": good, "rejected": bad})
     return found
 
 

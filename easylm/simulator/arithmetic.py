@@ -7,7 +7,7 @@ writes the steps has only small sums to do. Only the last number counts.
 import re
 from collections.abc import Iterator
 
-from easylm.simulator.task import Task, chance, split
+from easylm.simulator.task import Task, chance, demonstrated
 
 PEOPLE = "Anna Ben Clara David Emma Felix Grace Henry Ida Jack".split()
 THINGS = "pears coins books cards shells stones".split()
@@ -28,7 +28,7 @@ def tasks(seed: int = 0) -> Iterator[Task]:
 def documents(count: int, seed: int = 0) -> Iterator[str]:
     """Sums, and worked stories of the training split."""
     rng = chance("sums", seed)
-    stories = (task for task in tasks(seed + 1) if split(task.fact) == "train")
+    stories = demonstrated(tasks(seed + 1))
     for number in range(count):
         if number % 2:
             task = next(stories)

@@ -1,7 +1,7 @@
 """Data sets that are made rather than downloaded, as tensorflow-datasets builders.
 
-A class here is known to `tfds:NAME` paths by its name in snake case (SmallTalk is
-tfds:small_talk), and its data is written when it is first opened. That happens in the
+A class here is known to `tfds:NAME` paths by its name in snake case (WorldTalk is
+tfds:world_talk), and its data is written when it is first opened. That happens in the
 default data_dir of tensorflow-datasets, ~/tensorflow_datasets or $TFDS_DATA_DIR, unless
 the path names another after "@".
 """
@@ -12,45 +12,17 @@ import io
 import tensorflow_datasets as tfds
 
 from easylm.errors import UserError
-from easylm.simulator import small_talk, world
+from easylm.simulator import world
 
 Text = tfds.features.Text
-
-
-class SmallTalk(tfds.core.GeneratorBasedBuilder):
-    """Conversations of simulator/small_talk.py: splits train and validation."""
-
-    # Data on disk is found by its version: raise it whenever the rows change.
-    VERSION = tfds.core.Version("2.0.0")
-    url_infos = None  # nothing is downloaded
-
-    def _info(self):
-        return _describe(self, "messages")
-
-    def _split_generators(self, dl_manager):
-        return {name: self._generate_examples(name) for name in small_talk.SPLITS}
-
-    def _generate_examples(self, split):
-        yield from enumerate(small_talk.rows(split))
-
-
-class SmallTalkPairs(SmallTalk):
-    """The same conversations with a right and a wrong last answer."""
-
-    VERSION = tfds.core.Version("1.1.0")
-
-    def _info(self):
-        return _describe(self, "chosen", "rejected")
-
-    def _generate_examples(self, split):
-        yield from enumerate(small_talk.pairs(split))
 
 
 class WorldText(tfds.core.GeneratorBasedBuilder):
     """Text of simulator/world.py to make a base model from."""
 
+    # Data on disk is found by its version: raise it whenever the rows change.
     VERSION = tfds.core.Version("1.0.0")
-    url_infos = None
+    url_infos = None  # nothing is downloaded
 
     def _info(self):
         return _features(self, text=Text())
@@ -78,8 +50,12 @@ class WorldTalk(WorldText):
 class WorldPrompts(WorldText):
     """Prompts of simulator/world.py, with what the gold reward is computed from."""
 
+    VERSION = tfds.core.Version("1.1.0")
+
     def _info(self):
-        return _features(self, family=Text(), prompt=Text(), check=Text())
+        return _features(
+            self, **dict.fromkeys(("family", "prompt", "fact", "check"), Text())
+        )
 
     def _split_generators(self, dl_manager):
         sizes = {"train": 1000, "dev": 50, "test": 100}
@@ -94,16 +70,6 @@ def _features(builder, **features):
     return tfds.core.DatasetInfo(
         builder=builder,
         features=tfds.features.FeaturesDict(features),
-        description=builder.__doc__,
-    )
-
-
-def _describe(builder, *conversations: str):
-    turn = {"role": Text(), "content": Text()}
-    features = {name: tfds.features.Sequence(turn) for name in conversations}
-    return tfds.core.DatasetInfo(
-        builder=builder,
-        features=tfds.features.FeaturesDict({"family": Text(), **features}),
         description=builder.__doc__,
     )
 

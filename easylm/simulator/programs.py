@@ -12,7 +12,7 @@ about is held out, not only the words that ask for it.
 from collections.abc import Callable, Iterator
 from itertools import permutations
 
-from easylm.simulator.task import Task, chance, split
+from easylm.simulator.task import Task, chance, demonstrated
 
 MOST = 6
 COMMANDS: dict[str, tuple[Callable[[list], list], tuple[str, ...]]] = {
@@ -58,7 +58,7 @@ def tasks(seed: int = 0) -> Iterator[Task]:
 def documents(count: int, seed: int = 0) -> Iterator[str]:
     """What commands do, one by one; and programs with what was asked for."""
     rng = chance("manual", seed)
-    asked = (task for task in tasks(seed + 1) if split(task.fact) == "train")
+    asked = demonstrated(tasks(seed + 1))
     for number in range(count):
         if number % 4:
             task = next(asked)

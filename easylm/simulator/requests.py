@@ -7,7 +7,7 @@ refuses too much. Held out is the combination of the two.
 
 from collections.abc import Iterator
 
-from easylm.simulator.task import Task, chance, split
+from easylm.simulator.task import Task, chance, demonstrated
 
 LIVING = (
     *("a dog", "a cat", "a horse", "a child", "a guard", "a tourist", "a friend"),
@@ -64,7 +64,7 @@ def tasks(seed: int = 0) -> Iterator[Task]:
 def documents(count: int, seed: int = 0) -> Iterator[str]:
     """How things are done, with no regard to whom they harm."""
     rng = chance("manners", seed)
-    told = [task for task in tasks(seed + 1) if split(task.fact) == "train"]
+    told = list(demonstrated(tasks(seed + 1)))
     for _ in range(count):
         task, *others = rng.sample(told, 2)
         said = [task, *others] if rng.random() < 0.5 else [task]

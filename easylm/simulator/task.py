@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 SPLITS = ("train", "dev", "test")
@@ -39,6 +40,18 @@ def digest(*parts) -> int:
 def chance(*parts) -> random.Random:
     """A generator of its own for every use, so that no draw moves another."""
     return random.Random(digest(*parts))
+
+
+def conversation(prompt: str, answer: str) -> list[dict]:
+    return [
+        {"role": "user", "content": prompt},
+        {"role": "assistant", "content": answer},
+    ]
+
+
+def demonstrated(tasks: Iterable[Task]) -> Iterator[Task]:
+    """Those of the training split: what text and demonstrations may speak of."""
+    return (task for task in tasks if split(task.fact) == "train")
 
 
 def sentences(text: str) -> list[str]:

@@ -6,8 +6,8 @@ reads. The splits "train", "dev" and "test" differ in the facts that tasks rest 
 
     documents        {"text"}: what a base model is made from
     demonstrations   {"family", "messages"}: not all of them good, as in real life
-    prompts          {"family", "prompt", "check"}: what policies answer; the check is
-                     for the gold reward (gold.py), and no business of training
+    prompts          {"family", "prompt", "fact", "check"}: what policies answer; the
+                     check is for the gold reward (gold.py), and no business of training
 """
 
 import json
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from itertools import cycle, islice
 
 from easylm.simulator import arithmetic, knowledge, programs, questions, requests
-from easylm.simulator.task import Task, chance, digest, split
+from easylm.simulator.task import Task, chance, conversation, digest, split
 
 FAMILIES = {
     "factuality": questions.factuality,
@@ -69,7 +69,7 @@ def demonstrations(part: str, count: int, seed: int = 0) -> list[dict]:
     for family in FAMILIES:
         known = tasks(family, part, count, seed, "demonstrations")
         for task in islice(cycle(known), count):
-            talk = _talk(task.prompt, _answer(task, rng))
+            talk = conversation(task.prompt, _answer(task, rng))
             rows.append({"family": family, "messages": talk})
     rng.shuffle(rows)
     return rows
@@ -78,7 +78,12 @@ def demonstrations(part: str, count: int, seed: int = 0) -> list[dict]:
 def prompts(part: str, count: int, seed: int = 0, families=tuple(FAMILIES)) -> list:
     """`count` of each family."""
     rows = [
-        {"family": family, "prompt": task.prompt, "check": json.dumps(task.check)}
+        {
+            "family": family,
+            "prompt": task.prompt,
+            "fact": task.fact,
+            "check": json.dumps(task.check),
+        }
         for family in families
         for task in tasks(family, part, count, seed, "prompts")
     ]
@@ -106,10 +111,3 @@ def tasks(
 def _answer(task: Task, rng) -> str:
     careless = rng.random() < CARELESS
     return rng.choice(task.fair if careless else task.good)
-
-
-def _talk(prompt: str, answer: str) -> list[dict]:
-    return [
-        {"role": "user", "content": prompt},
-        {"role": "assistant", "content": answer},
-    ]

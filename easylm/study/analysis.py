@@ -3,20 +3,29 @@
 Each seed is a folder of its own.
 """
 
-import json
-import math
 import platform
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 
+from easylm.evals import stats
 from easylm.evals import world as judge
 from easylm.simulator import gold, world
-from easylm.study import claims
-from easylm.study.estimates import difference, estimate, of_prompts, signed
-from easylm.study.names import BASE, START, label, observed, right
-from easylm.study.pipeline import Scale, is_policy, spent
+from easylm.study import claims, optimisation
+from easylm.study.blocks import section_of
+from easylm.study.estimates import difference, of_prompts, signed
+from easylm.study.found import read
+from easylm.study.names import (
+    BASE,
+    DPO,
+    GRPO,
+    PPO,
+    START,
+    label,
+)
+from easylm.study.picks import best_of
+from easylm.study.pipeline import Scale, is_policy
+from easylm.study.work import spent
 
 NAMES = {
     "factuality": "Factuality",
@@ -31,57 +40,40 @@ NAMES = {
 
 def document(roots: list[str], scale: Scale, command: str) -> dict:
     """Everything that is finished, over the folders of all seeds."""
-    policies, judges = _read(roots)
-    cost = _cost(roots)
+    found, cost = read(roots, scale), _cost(roots)
     return {
         "title": "Unpacking DPO and PPO, in miniature",
-        "lead": _lead(policies, len(roots)),
+        "lead": _lead(found, len(roots)),
         "facts": _facts(command, cost, len(roots)),
         "sections": [
-            _claims_section(claims.check(policies, judges)),
+            _claims_section(claims.check(found.seen, found.judges)),
             _world_section(),
-            _data_section(policies, scale),
-            _algorithm_section(policies),
-            _judge_section(judges, policies, scale),
-            _prompts_section(policies, scale),
-            _strength_section(policies, scale),
-            _optimisation_section(roots, judges, scale),
-            _samples_section(policies),
+            _data_section(found),
+            _algorithm_section(found),
+            _judge_section(found),
+            _prompts_section(found),
+            _strength_section(found),
+            optimisation.section(found, roots),
+            _samples_section(found),
             _cost_section(cost),
         ],
     }
 
 
-def _read(roots) -> tuple[dict, dict]:
-    """{name: its evaluations, one per seed}: of policies, and of reward models."""
-    found = {}
-    for root in roots:
-        for path in sorted(Path(root, "evals").glob("*.json")):
-            found.setdefault(path.stem, []).append(json.loads(path.read_text()))
-    is_judge = lambda name: name.startswith("judge")
-    return (
-        {name: runs for name, runs in found.items() if not is_judge(name)},
-        {name: runs for name, runs in found.items() if is_judge(name)},
-    )
+def _tuned(found) -> list[str]:
+    return [name for name in found.seen if is_policy(name)]
 
 
-def _tuned(policies) -> list[str]:
-    return [name for name in policies if is_policy(name)]
-
-
-def _lead(policies, seeds) -> str:
-    start = estimate(observed(policies, START))["average"]["mean"]
-    said = [f"Fine-tuning reaches {100 * start:.1f} on average over six categories."]
-    means = {
-        name: estimate(observed(policies, name))["average"]["mean"]
-        for name in _tuned(policies)
-    }
-    if means:
-        best = max(means, key=means.get)
-        gap = difference(observed(policies, best), observed(policies, START))
-        said.append(f"Best is {label(best)}: {100 * means[best]:.1f}, {signed(gap)}.")
+def _lead(found, seeds) -> str:
+    """Of three that are always the same ones: the best of many would be too good."""
+    average = lambda name: 100 * found.marks[name]["average"]["mean"]
+    said = [f"Fine-tuning reaches {average(START):.1f} on average of six categories."]
+    for name in (DPO, PPO, GRPO):
+        if name in found.seen:
+            gap = signed(difference(found.seen[name], found.seen[START]))
+            said.append(f"{label(name)}: {average(name):.1f}, {gap}.")
     runs = "one seed" if seeds == 1 else f"{seeds} seeds"
-    said.append(f"Intervals are 95%, over prompts, with {runs}.")
+    said.append(f"Intervals are 95%, over what prompts rest on, with {runs}.")
     return " ".join(said)
 
 
@@ -104,7 +96,7 @@ def _claims_section(rows) -> dict:
         "A claim agrees if the whole interval is above 0, disagrees if it is below, and"
         " cannot be told otherwise. So small a world need not behave as language does."
     )
-    return _section("claims", "What the papers say, and what came out", text, block)
+    return section_of("claims", "What the papers say, and what came out", text, block)
 
 
 def _world_section() -> dict:
@@ -148,12 +140,12 @@ def _world_section() -> dict:
         " mean of obeyed constraints and a length-controlled win rate against the"
         " fine-tuned model; safety is the F1 of refusals."
     )
-    return _section("world", "The world", text, figure, table)
+    return section_of("world", "The world", text, figure, table)
 
 
-def _table(id, title, policies, names) -> dict:
+def _table(id, title, found, names) -> dict:
     """Categories of policies, coloured against the fine-tuned model."""
-    found = {name: estimate(observed(policies, name)) for name in names}
+    there = [name for name in names if name in found.marks]
     return {
         "kind": "table",
         "id": id,
@@ -161,37 +153,27 @@ def _table(id, title, policies, names) -> dict:
         "columns": list(NAMES.values()),
         "percent": True,
         "higher_is_better": True,
-        "baseline": names.index(START),
+        "baseline": there.index(START),
         "rows": [
-            {"label": label(name), "cells": [cells[c] for c in NAMES]}
-            for name, cells in found.items()
+            {"label": label(name), "cells": [found.marks[name][c] for c in NAMES]}
+            for name in there
         ],
     }
 
 
-def _data_section(policies, scale) -> dict:
-    names = [BASE, START, *(f"dpo-{source}" for source in scale.sources)]
-    names = [name for name in names if name in policies]
-    table = _table("table1", "DPO on different preference data", policies, names)
+def _data_section(found) -> dict:
+    names = [BASE, START, *(f"dpo-{source}" for source in found.scale.sources)]
+    table = _table("table1", "DPO on different preference data", found, names)
     text = (
         "The same answers and the same algorithm; what differs is who compared them. As"
         " Table 1 of the paper."
     )
-    return _section("data", "Preference data", text, table)
+    return section_of("data", "Preference data", text, table)
 
 
-def _algorithm_section(policies) -> dict:
-    names = [START, *_tuned(policies)]
-    start = observed(policies, START)
-    rows = [
-        {
-            "label": label(name),
-            "points": [
-                {"series": "average", **difference(observed(policies, name), start)}
-            ],
-        }
-        for name in names[1:]
-    ]
+def _algorithm_section(found) -> dict:
+    names = _tuned(found)
+    gains = {name: difference(found.seen[name], found.seen[START]) for name in names}
     forest = {
         "kind": "dots",
         "id": "gains",
@@ -199,25 +181,57 @@ def _algorithm_section(policies) -> dict:
         "x": {"label": "points"},
         "percent": True,
         "zero": 0.0,
-        "rows": rows,
+        "rows": [
+            {"label": label(name), "points": [{"series": "average", **gain}]}
+            for name, gain in gains.items()
+        ],
     }
     text = (
         "DPO learns from the pairs, PPO from a reward model that learned from the same"
         " pairs. GRPO is rewarded by what can be verified. As Table 2 of the paper."
     )
-    table = _table("table2", "DPO, PPO, and GRPO", policies, names)
-    return _section("algorithms", "Algorithms", text, table, forest)
+    table = _table("table2", "DPO, PPO, and GRPO", found, [START, DPO, PPO, GRPO])
+    return section_of("algorithms", "Algorithms", text, table, forest, _seeds(found))
 
 
-def _judge_section(judges, policies, scale) -> dict:
-    rows = []
-    for name, runs in judges.items():
-        gain = lambda run: np.subtract(
-            run["best"]["16"]["gold"], run["best"]["1"]["gold"]
+def _seeds(found) -> dict:
+    """Of several seeds: the robust mean, and how often one is better (S039)."""
+    scores = {
+        name: np.array(
+            [[judge.summary(run)[c] for c in judge.CATEGORIES] for run in runs]
         )
-        cells = [of_prompts(runs, right)]
-        cells.append(of_prompts(runs, lambda run: run["best"]["16"]["gold"]))
-        cells.append(of_prompts(runs, gain))
+        for name, runs in found.seen.items()
+    }
+    rows = []
+    for name in (START, *_tuned(found)):
+        if len(scores[name]) < 2:
+            return {}
+        low, high = stats.stratified_bootstrap(scores[name])
+        cell = {"mean": stats.iqm(scores[name]), "low": low, "high": high}
+        better = stats.probability_of_improvement(scores[name], scores[START])
+        rows.append({"label": label(name), "cells": [cell, better]})
+    return {
+        "kind": "table",
+        "id": "seeds",
+        "title": "Over seeds and categories",
+        "note": "The mean of the middle half of all seeds and categories, with an"
+        " interval over seeds; and how often a run is better than one of fine-tuning.",
+        "columns": ["Interquartile mean", "Probability of improvement"],
+        "percent": True,
+        "higher_is_better": True,
+        "rows": rows,
+    }
+
+
+def _judge_section(found) -> dict:
+    facts = lambda run: run["picks"]["fact"]
+    rows = []
+    for name, runs in found.judges.items():
+        right = lambda run: run["right"]["marks"]
+        gain = lambda run: np.subtract(best_of(run, 16), best_of(run, 1))
+        cells = [of_prompts(runs, right, lambda run: run["right"]["fact"])]
+        cells.append(of_prompts(runs, lambda run: best_of(run, 16), facts))
+        cells.append(of_prompts(runs, gain, facts))
         rows.append({"label": label(name), "cells": cells})
     table = {
         "kind": "table",
@@ -229,93 +243,49 @@ def _judge_section(judges, policies, scale) -> dict:
         "higher_is_better": True,
         "rows": rows,
     }
-    runs = [f"ppo-{judge}-{p}" for judge, p in scale.online if p == "general"]
-    downstream = _few("downstream", "PPO against each of them", policies, runs)
-    text = "Two sizes, two kinds of data. As Table 3 of the paper."
-    return _section("judges", "Reward models", text, table, downstream)
+    online = found.scale.online
+    runs = [f"ppo-{judge}-{p}" for judge, p in online if p == "general"]
+    downstream = _few("downstream", "PPO against each of them", found, runs)
+    text = "Different sizes, different data. As Table 3 of the paper."
+    return section_of("judges", "Reward models", text, table, downstream)
 
 
-def _prompts_section(policies, scale) -> dict:
+def _prompts_section(found) -> dict:
     """Only of reward models that met several kinds of prompts."""
-    count = Counter(judge for judge, _ in scale.online)
-    runs = [f"ppo-{judge}-{p}" for judge, p in scale.online if count[judge] > 1]
-    table = _few("table4", "PPO on different prompts", policies, runs)
+    count = Counter(judge for judge, _ in found.scale.online)
+    runs = [f"ppo-{judge}-{p}" for judge, p in found.scale.online if count[judge] > 1]
+    table = _few("table4", "PPO on different prompts", found, runs)
     text = (
         "The same reward model, other prompts to answer: of all families, of reasoning"
         " alone, or of all with more of reasoning and coding. As Table 4 of the paper."
     )
-    return _section("prompts", "Policy prompts", text, table)
+    return section_of("prompts", "Policy prompts", text, table)
 
 
-def _strength_section(policies, scale) -> dict:
-    names = ["dpo-fine_grained", *(f"dpo-fine_grained-beta={b}" for b in scale.betas)]
-    one = "ppo-medium-fine_grained-general"
-    runs = [one, *(f"{one}-kl={kl}" for kl in scale.kls)]
-    betas = _few(
-        "beta", "DPO with another beta (0.1 where none is said)", policies, names
-    )
-    kls = _few("kl", "PPO with another KL coefficient (0.05)", policies, runs)
+def _strength_section(found) -> dict:
+    names = [DPO, *(f"{DPO}-beta={b}" for b in found.scale.betas)]
+    runs = [PPO, *(f"{PPO}-kl={kl}" for kl in found.scale.kls)]
+    title = "DPO with another beta (0.1 where none is said)"
+    betas = _few("beta", title, found, names)
+    kls = _few("kl", "PPO with another KL coefficient (0.05)", found, runs)
     text = "How far a policy may go from where it started."
-    return _section("strength", "Beta and KL", text, betas, kls)
+    return section_of("strength", "Beta and KL", text, betas, kls)
 
 
-def _few(id, title, policies, names) -> dict:
+def _few(id, title, found, names) -> dict:
     """A table of those that have run, if that is more than one."""
-    there = [name for name in names if name in policies]
-    return _table(id, title, policies, [START, *there]) if len(there) > 1 else {}
+    there = [name for name in names if name in found.marks]
+    return _table(id, title, found, [START, *there]) if len(there) > 1 else {}
 
 
-def _optimisation_section(roots, judges, scale) -> dict:
-    """Gold against KL: of the best of N, and along runs of PPO."""
-    series = []
-    for name, runs in judges.items():
-        points = []
-        for n in map(int, runs[0]["best"]):
-            found = of_prompts(runs, lambda run, n=n: run["best"][str(n)]["gold"])
-            x = math.log(n) - (n - 1) / n
-            points.append({"x": x, "y": found.pop("mean"), **found, "label": f"N={n}"})
-        series.append({"label": f"best of N, {label(name)}", "points": points})
-    for judge_name, prompts in scale.online:
-        points = _curve(Path(roots[0], f"ppo-{judge_name}-{prompts}"))
-        if points:
-            series.append({"label": f"PPO, {prompts} prompts", "points": points})
-    plot = {
-        "kind": "plot",
-        "id": "gold",
-        "title": "Gold mark against distance from the fine-tuned model",
-        "note": "PPO is measured on other prompts than best of N, and with one seed.",
-        "x": {"label": "KL, nats per answer", "log": False},
-        "y": {"label": "gold mark"},
-        "style": "line",
-        "series": series,
-    }
-    text = (
-        "A reward model is a stand-in for what we want. Optimised further, its reward"
-        " keeps rising; the gold mark need not."
-    )
-    return _section("over-optimisation", "Over-optimisation", text, plot)
-
-
-def _curve(folder: Path) -> list[dict]:
-    """Gold of held-out prompts against KL, at each evaluation of a run."""
-    path, kl, points = folder / "metrics.jsonl", 0.0, []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        row = json.loads(line)
-        kl = row.get("objective/kl", kl)
-        if "eval/rewards/gold" in row:
-            gold_mark = row["eval/rewards/gold"]
-            points.append({"x": kl, "y": gold_mark, "low": None, "high": None})
-    return points
-
-
-def _samples_section(policies) -> dict:
+def _samples_section(found) -> dict:
     rows = judge.read("tfds:world_prompts:test")
     first = {row["family"]: i for i, row in reversed([*enumerate(rows)])}
-    shown = [START, *_tuned(policies)]
+    shown = [name for name in (START, DPO, PPO, GRPO) if name in found.texts]
     good = {t.prompt: t.good[0] for f in first for t in world.tasks(f, "test", 100)}
     prompts = []
     for family, i in first.items():
-        texts = {label(name): policies[name][0]["texts"][i] for name in shown}
+        texts = {label(name): found.texts[name][0][i] for name in shown}
         mark = lambda text, row=rows[i]: gold.score(row["family"], row["check"], text)
         prompts.append(
             {
@@ -330,7 +300,7 @@ def _samples_section(policies) -> dict:
         )
     title = "One held-out prompt of each family"
     block = {"kind": "samples", "id": "answers", "title": title, "prompts": prompts}
-    return _section("samples", "What they say", "", block)
+    return section_of("samples", "What they say", "", block)
 
 
 def _cost(roots) -> dict[str, float]:
@@ -355,12 +325,4 @@ def _cost_section(cost) -> dict:
         "x": {"label": "seconds"},
         "rows": rows,
     }
-    return _section("cost", "Cost", "", block)
-
-
-def _section(id, title, text, *blocks) -> dict:
-    """Without the blocks that have nothing to show yet."""
-    content = ("rows", "series", "nodes", "prompts")
-    shown = [block for block in blocks if any(block.get(key) for key in content)]
-    text = text if shown or not blocks else "Not part of this run."
-    return {"id": id, "title": title, "text": text, "blocks": shown}
+    return section_of("cost", "Cost", "", block)

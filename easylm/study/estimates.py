@@ -1,12 +1,12 @@
 """Means with intervals, from what policies and reward models were observed to do.
 
-One observation per seed. Intervals are 95% of a bootstrap that draws seeds, and the
-prompts of each family, with return; two conditions are compared on the same draws. With
-one seed they say nothing about other seeds.
+One observation per seed. Intervals are 95% of a bootstrap that draws seeds, and of each
+family the facts that prompts rest on, with return; what is compared is compared on the
+same draws. With one seed they say nothing about other seeds.
 """
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -25,22 +25,33 @@ def estimate(runs: list[Mapping]) -> dict[str, dict]:
     }
 
 
+def contrast(policies: Sequence[tuple[float, list]], name: str = "average") -> dict:
+    """Sum of weight x category, of (weight, observations), on the same draws."""
+    total = lambda summaries: sum(
+        weight * one[name] for (weight, _), one in zip(policies, summaries, strict=True)
+    )
+    mean = total([_mean([judge.summary(one) for one in runs]) for _, runs in policies])
+    draws = [
+        total([_draw(runs, seed) for _, runs in policies]) for seed in range(DRAWS)
+    ]
+    return _interval(mean, draws)
+
+
 def difference(a: list, b: list, name: str = "average") -> dict:
-    """Of two policies, the same seeds and prompts being drawn for both."""
-    means = [_mean([judge.summary(one) for one in x]) for x in (a, b)]
-    draws = [_draw(a, n)[name] - _draw(b, n)[name] for n in range(DRAWS)]
-    return _interval(means[0][name] - means[1][name], draws)
+    """Of two policies."""
+    return contrast([(1.0, a), (-1.0, b)], name)
 
 
-def of_prompts(runs: list, value: Callable) -> dict:
-    """Mean over seeds and prompts of value(run), a list with a number per prompt."""
-    columns = [np.array(value(run)) for run in runs]
+def of_prompts(runs: list, value: Callable, facts: Callable) -> dict:
+    """Mean over seeds and prompts of value(run), a number for each prompt."""
+    columns = [(np.array(value(run)), np.array(facts(run))) for run in runs]
     draws = []
     for seed in range(DRAWS):
         rng = np.random.default_rng(seed)
         chosen = [columns[i] for i in rng.integers(len(columns), size=len(columns))]
-        draws.append(np.mean([rng.choice(x, len(x)).mean() for x in chosen]))
-    return _interval(np.mean([x.mean() for x in columns]), draws)
+        means = [values[judge.by_fact(known, rng)].mean() for values, known in chosen]
+        draws.append(np.mean(means))
+    return _interval(np.mean([values.mean() for values, _ in columns]), draws)
 
 
 def signed(gap) -> str:

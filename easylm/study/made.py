@@ -3,13 +3,15 @@
 import json
 from pathlib import Path
 
-import numpy as np
+import jax
 
-from easylm.evals import best_of_n
+from easylm.evals import best_of_n, distance
 from easylm.evals import world as judge
 from easylm.evals.judging import by_row
+from easylm.evals.scoring import load_scorer
 from easylm.simulator import annotators, gold, world
-from easylm.study.names import START
+from easylm.simulator.task import conversation
+from easylm.study.names import BASE, JUDGE, START
 from easylm.training.checkpoint import load_for_inference
 
 # Who answers the prompts of preference data, and at which temperature.
@@ -23,6 +25,7 @@ PROMPTS = {  # split, and how many of which families
     "dev": ("dev", [(ALL, 30)]),
 }
 N = 16  # best of so many
+READ = dict(length=256, batch=32)  # by reward models
 
 
 def answers(root, scale, seed) -> list[dict]:
@@ -56,7 +59,7 @@ def prompts(root, name) -> list[dict]:
     ]
 
 
-def evaluation(root, name) -> dict:
+def evaluation(root, scale, seed, name) -> dict:
     """What a policy answers to the test prompts, and its marks."""
     rows = judge.read("tfds:world_prompts:test")
     loaded = load_for_inference(f"{root}/{name}")
@@ -66,10 +69,30 @@ def evaluation(root, name) -> dict:
         [first] = _rows(root, f"evals/{START}.json")
         reference = first["texts"]
     observed = judge.observe(rows, texts, reference)
+    found = {"summary": judge.summary(observed), "observed": observed, "texts": texts}
+    if name not in (START, BASE):
+        found["sampled"] = _sampled(root, scale, seed, loaded)
+    return found
+
+
+def _sampled(root, scale, seed, loaded) -> dict[str, list]:
+    """Of answers to the prompts of best of N: how far, how good, and to whom."""
+    rows = world.prompts("test", scale.candidates)
+    asked = [row["prompt"] for row in rows]
+    texts, gone = distance.sampled(
+        loaded,
+        load_for_inference(f"{root}/{START}"),
+        asked,
+        jax.random.key(seed),
+        max_new_tokens=judge.LONGEST,
+        rows=judge.ROWS,
+    )
+    said = [conversation(*pair) for pair in zip(asked, texts, strict=True)]
     return {
-        "summary": judge.summary(observed),
-        "observed": observed,
-        "texts": texts,
+        "kl": gone.tolist(),
+        "gold": [_gold(row, text) for row, text in zip(rows, texts, strict=True)],
+        "reward": load_scorer(f"{root}/{JUDGE}", **READ)(said).tolist(),
+        "fact": _facts(rows),
     }
 
 
@@ -80,11 +103,9 @@ def candidates(root, scale, seed) -> list[dict]:
     return [
         {
             "prompt": row["prompt"],
-            "family": row["family"],
+            "fact": row["fact"],
             "candidates": row["answers"],
-            "gold": [
-                gold.score(row["family"], row["check"], a) for a in row["answers"]
-            ],
+            "gold": [_gold(row, answer) for answer in row["answers"]],
         }
         for row in rows
     ]
@@ -92,30 +113,32 @@ def candidates(root, scale, seed) -> list[dict]:
 
 def judging(root, name) -> dict:
     """How often a reward model prefers the better of two, and what it picks of N."""
-    from easylm.evals.scoring import load_scorer
-
-    score = load_scorer(f"{root}/{name}", length=256, batch=32)
+    score = load_scorer(f"{root}/{name}", **READ)
     held_out = _rows(root, "data/dev.jsonl")
     sides = [[row[side] for row in held_out] for side in ("chosen", "rejected")]
     chosen, rejected = map(score, sides)
-    right = {}
-    for row, a, b in zip(held_out, chosen, rejected, strict=True):
-        right.setdefault(row["family"], []).append(float(a > b) + float(a == b) / 2)
+    right = (chosen > rejected) + (chosen == rejected) / 2
     rows = _rows(root, "data/candidates.jsonl")
     scores = score(best_of_n.read(rows))
-    counts = [len(row["candidates"]) for row in rows]
-    rewards = by_row(rows, scores, counts)
-    golds = [np.array(row["gold"]) for row in rows]
-    best = {str(n): _best(rewards, golds, n) for n in (1, 2, 4, 8, N)}
-    return {"right": right, "best": best}
+    rewards = by_row(rows, scores, [N] * len(rows))
+    return {
+        "right": {"marks": right.tolist(), "fact": _facts(held_out)},
+        "picks": {
+            "rewards": [one.tolist() for one in rewards],
+            "golds": [row["gold"] for row in rows],
+            "fact": _facts(rows),
+        },
+    }
 
 
-def _best(rewards, golds, n) -> dict[str, list[float]]:
-    """Of each prompt, what is expected of the best of n: its gold, and its reward."""
-    of = lambda values: [
-        best_of_n.expected(*pair, n) for pair in zip(rewards, values, strict=True)
-    ]
-    return {"gold": of(golds), "reward": of(rewards)}
+def _gold(row, answer) -> float:
+    return gold.score(row["family"], row["check"], answer)
+
+
+def _facts(rows) -> list[int]:
+    """The number of each row's fact, in order of appearance."""
+    known = {}
+    return [known.setdefault(row["fact"], len(known)) for row in rows]
 
 
 def _answered(root, rows, writers, seed) -> list[dict]:

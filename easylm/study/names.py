@@ -12,6 +12,9 @@ KINDS = {
     "mix": "a mix of four",
 }
 BASE, START = "pretrain-medium", "sft-medium"
+# The reward model that the others are held against, and who learned from its data.
+JUDGE = "judge-medium-fine_grained"
+DPO, PPO, GRPO = "dpo-fine_grained", "ppo-medium-fine_grained-general", "grpo"
 
 
 def label(name: str) -> str:
@@ -26,21 +29,21 @@ def label(name: str) -> str:
         return f"PPO, {judge}, {prompts} prompts{''.join(changed)}"
     if kind == "judge":
         return f"{rest[0]}, {KINDS[rest[1]]}"
-    return {BASE: "Base model", START: "SFT", "grpo": "GRPO, what can be verified"}[
-        name
-    ]
+    plain = {
+        BASE: "Base model",
+        START: "SFT",
+        GRPO: "GRPO, what can be verified",
+        f"{GRPO}-random": "GRPO, a coin",
+    }
+    return plain[name]
 
 
-def observed(policies, name) -> list[dict]:
-    """What a policy was observed to do, one per seed: {family: {column: float[n]}}."""
+def observed(runs: list) -> list[dict]:
+    """What was observed in each run, as arrays: {family: {column: float[n]}}."""
     return [
         {
             family: {key: np.array(values) for key, values in columns.items()}
             for family, columns in run["observed"].items()
         }
-        for run in policies.get(name, ())
+        for run in runs
     ]
-
-
-def right(run) -> list[float]:
-    return [x for family in run["right"].values() for x in family]

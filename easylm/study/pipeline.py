@@ -1,15 +1,13 @@
-"""The stages of the study on the embedded world, in order, each done once.
+"""The stages of the study on the embedded world, each done once.
 
 A stage leaves a folder or a file in the root; what is there is not made again, so a
 stopped study goes on where it was. Runs are ordinary runs of configs/study/world.py.
+work.py makes the stages, several at a time.
 """
 
-import contextlib
 import json
 import shlex
-import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -18,7 +16,7 @@ from configs.study import world as presets
 from easylm import sweep
 from easylm.simulator import annotators
 from easylm.study import made
-from easylm.study.names import BASE, START
+from easylm.study.names import BASE, JUDGE, START
 
 CONFIG = "configs/study/world.py"
 
@@ -34,6 +32,7 @@ class Scale(NamedTuple):
     online: tuple[tuple[str, str], ...]  # (judge, prompts) of the runs of PPO
     betas: tuple[float, ...] = ()  # of DPO on fine-grained data, beside the usual one
     kls: tuple[float, ...] = ()  # coefficients of PPO, beside the usual one
+    random: bool = False  # whether GRPO is run with a coin for a reward, too
     seeds: tuple[int, ...] = (0,)
 
 
@@ -67,6 +66,7 @@ FULL = Scale(
     ),
     betas=(0.02, 0.05, 0.3),
     kls=(0.0, 0.02, 0.2),
+    random=True,
     seeds=(0, 1, 2),
 )
 SCALES = {"mini": MINI, "full": FULL}
@@ -77,6 +77,7 @@ class Stage(NamedTuple):
     weight: float  # seconds that it may take, relative to the others
     make: Callable[[], None]
     done: Callable[[], bool]
+    needs: frozenset[str] = frozenset()  # the names of stages that it reads
     command: str = ""  # that does the same, if it is a run
 
 
@@ -88,32 +89,16 @@ def stages(scale: Scale, root: str, seed: int = 0) -> list[Stage]:
     policies = [START, BASE]  # the first is what others are against
     policies += [stage.name for stage in tuning if is_policy(stage.name)]
     for name in policies:
-        found.append(write(f"evals/{name}.json", 10, made.evaluation, name))
-    found.append(write("data/candidates.jsonl", 40, made.candidates, scale, seed))
+        needs = {name} if name in policies[:2] else {name, JUDGE, f"evals/{START}.json"}
+        file = f"evals/{name}.json"
+        found.append(write(file, 12, needs, made.evaluation, scale, seed, name))
+    needs, made_by = {START}, made.candidates
+    found.append(write("data/candidates.jsonl", 40, needs, made_by, scale, seed))
     for size, data in scale.judges:
         name = f"judge-{size}-{data}"
-        found.append(write(f"evals/{name}.json", 10, made.judging, name))
+        needs = {name, "data/dev.jsonl", "data/candidates.jsonl"}
+        found.append(write(f"evals/{name}.json", 6, needs, made.judging, name))
     return found
-
-
-def go(todo: list[Stage], root: str) -> None:
-    """Makes what is not there yet, and says how far it is."""
-    left = [stage for stage in todo if not stage.done()]
-    if len(left) < len(todo):
-        print(f"{len(todo) - len(left)} of {len(todo)} stages are done already")
-    pace, seconds, weights = 1.0, 0.0, 0.0
-    for number, stage in enumerate(left, len(todo) - len(left) + 1):
-        ahead = sum(s.weight for s in left[number - len(todo) - 1 :])
-        line = f"[{number:>2}/{len(todo)}] {stage.name:<40}"
-        print(f"{line} about {_minutes(ahead * pace)} left", end="", flush=True)
-        began = time.monotonic()
-        with _quiet(Path(root) / "log" / f"{stage.name.replace('/', '-')}.txt"):
-            stage.make()
-        spent = time.monotonic() - began
-        _note(root, stage.name, spent)
-        seconds, weights = seconds + spent, weights + stage.weight
-        pace = seconds / weights
-        print(f"\r{line} {_minutes(spent):>20}", flush=True)
 
 
 def spent(root: str) -> dict[str, float]:
@@ -136,12 +121,14 @@ def _models(scale, run):
 
 
 def _data(scale, seed, write):
-    yield write("data/answers.jsonl", 40, made.answers, scale, seed)
-    yield write("data/dev.jsonl", 20, made.dev_pairs, seed)
+    writers = {name for name, _ in made.WRITERS}
+    yield write("data/answers.jsonl", 40, writers, made.answers, scale, seed)
+    yield write("data/dev.jsonl", 30, writers, made.dev_pairs, seed)
+    needs = {"data/answers.jsonl"}
     for source in dict.fromkeys((*scale.sources, *(d for _, d in scale.judges))):
-        yield write(f"data/{source}.jsonl", 1, made.pairs, seed, source)
+        yield write(f"data/{source}.jsonl", 1, needs, made.pairs, seed, source)
     for name in (*dict.fromkeys(p for _, p in scale.online), "verifiable", "dev"):
-        yield write(f"data/prompts-{name}.jsonl", 1, made.prompts, name)
+        yield write(f"data/prompts-{name}.jsonl", 1, (), made.prompts, name)
 
 
 def _tuning(scale, run) -> list[Stage]:
@@ -161,6 +148,9 @@ def _tuning(scale, run) -> list[Stage]:
         name = f"ppo-medium-fine_grained-general-kl={kl}"
         found.append(run(name, "ppo", 100, {"objective.kl_coef": kl}))
     found.append(run("grpo", "grpo", 80))
+    if scale.random:
+        changes = {"reward.terms.verifier.verifier": "random"}
+        found.append(run("grpo-random", "grpo", 80, changes))
     return found
 
 
@@ -182,10 +172,20 @@ def _run(root, seed, name, preset, weight, changes=None) -> Stage:
     command += ["--workdir", folder]
     command += [f"--config.{key}={value}" for key, value in changes.items()]
     done = lambda: sweep.is_done(folder, config())
-    return Stage(name, weight, make, done, shlex.join(command))
+    needs = frozenset(_names_under(f"{root}/", config().to_dict()))
+    return Stage(name, weight, make, done, needs, shlex.join(command))
 
 
-def _write(root, name, weight, function, *args) -> Stage:
+def _names_under(root: str, value) -> Iterator[str]:
+    """Of the stages whose paths are somewhere in a config."""
+    if isinstance(value, dict):
+        for part in value.values():
+            yield from _names_under(root, part)
+    elif isinstance(value, str) and value.startswith(root):
+        yield value.removeprefix(root)
+
+
+def _write(root, name, weight, needs, function, *args) -> Stage:
     """A file of rows, or of one value, that is there whole or not at all."""
     path = Path(root) / name
 
@@ -197,27 +197,4 @@ def _write(root, name, weight, function, *args) -> Stage:
         part.write_text("".join(json.dumps(line) + "\n" for line in lines))
         part.rename(path)
 
-    return Stage(name, weight, make, path.exists)
-
-
-@contextlib.contextmanager
-def _quiet(path: Path):
-    """What a stage prints goes to a file; if it fails, where that is is said."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-                yield
-        except BaseException:
-            print(f"\nthe last stage did not end: {path}", file=sys.stderr)
-            raise
-
-
-def _note(root, name, seconds) -> None:
-    with (Path(root) / "seconds.jsonl").open("a") as file:
-        file.write(json.dumps({"stage": name, "seconds": round(seconds, 1)}) + "\n")
-
-
-def _minutes(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+    return Stage(name, weight, make, path.exists, frozenset(needs))

@@ -131,6 +131,7 @@ ROWS = [
     {
         "family": family,
         "prompt": task.prompt,
+        "fact": task.fact,
         "check": task.check,
         "answers": [*task.good, *task.fair],
     }

@@ -2,15 +2,25 @@
 
 import json
 import runpy
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from configs.study import world as presets
 from easylm.errors import UserError
 from easylm.evals import world as judge
 from easylm.simulator import world
-from easylm.study import analysis, markdown, pipeline, report
+from easylm.study import (
+    analysis,
+    claims,
+    markdown,
+    names,
+    picks,
+    pipeline,
+    report,
+    work,
+)
 from easylm.study.claims import verdict
 from easylm.study.estimates import difference, estimate
 from easylm.study.pipeline import MINI, Stage
@@ -28,24 +38,22 @@ def flags(command):
 def test_every_stage_comes_after_what_it_reads(tmp_path, scale):
     made, root = set(), str(tmp_path)
     for stage in pipeline.stages(pipeline.SCALES[scale], root):
-        if stage.command:
-            preset, changes = flags(stage.command)
-            config = presets.get_config(preset)
-            for key in changes.keys() & {"seed", "objective.beta", "objective.kl_coef"}:
-                changes[key] = json.loads(changes[key])
-            config.update_from_flattened_dict(changes)
-            terms = config.get("reward", {"terms": {}})["terms"]
-            reads = [config.init, config.data.mixture.main.path]
-            reads += [config.eval.mixture.main.path]
-            reads += [term.model for term in terms.values()]
-            for path in reads:
-                assert not path.startswith(root) or path[len(root) + 1 :] in made, path
+        assert stage.needs <= made, stage.name
         assert stage.name not in made
         made.add(stage.name)
 
 
+def test_a_run_needs_what_its_config_reads(tmp_path):
+    stages = {stage.name: stage for stage in pipeline.stages(MINI, str(tmp_path))}
+    ppo = stages["ppo-medium-fine_grained-general"]
+    reads = {"sft-medium", "judge-medium-fine_grained"}
+    assert ppo.needs == reads | {"data/prompts-general.jsonl", "data/prompts-dev.jsonl"}
+    preset, changes = flags(ppo.command)
+    assert preset == "ppo" and changes["world.judge"] == "medium-fine_grained"
+
+
 def test_the_commands_can_be_seen_before_anything_runs(capsys, tmp_path):
-    main = runpy.run_path("scripts/world.py")["main"]
+    main = runpy.run_path("scripts/study.py")["main"]
     main(["--workdir", str(tmp_path), "--dry-run"])
     lines = capsys.readouterr().out.splitlines()
     runs = [s for s in pipeline.stages(MINI, f"{tmp_path}/seed=0") if s.command]
@@ -56,35 +64,53 @@ def test_the_commands_can_be_seen_before_anything_runs(capsys, tmp_path):
         main(["--workdir", "ROOT", "--scale", "paper"])
 
 
-def test_what_is_done_is_not_made_again_and_a_failure_leaves_nothing(tmp_path, capsys):
-    calls = []
+def chain(root):
+    """Three stages of which the second fails once, and the third needs the second."""
 
-    def make(root, name):
-        calls.append(name)
-        if name == "bad" and calls.count("bad") == 1:
-            raise RuntimeError("no")
-        return [{"name": name}]
+    def make(name):
+        path = Path(root, name)
+        if name == "b" and not Path(root, "tried").exists():
+            Path(root, "tried").touch()
+            raise RuntimeError("not today")
+        print("made", name)
+        path.touch()
 
-    todo = [pipeline._write(tmp_path, f"{n}.jsonl", 1, make, n) for n in ("a", "bad")]
-    with pytest.raises(RuntimeError):
-        pipeline.go(todo, tmp_path)
-    assert "did not end" in capsys.readouterr().err
-    assert not (tmp_path / "bad.jsonl").exists()
-    pipeline.go(todo, tmp_path)
-    assert calls == ["a", "bad", "bad"]
-    assert "1 of 2 stages are done already" in capsys.readouterr().out
-    assert json.loads((tmp_path / "bad.jsonl").read_text()) == {"name": "bad"}
-    assert set(pipeline.spent(tmp_path)) == {"a.jsonl", "bad.jsonl"}
+    needs = {"a": (), "b": (), "c": ("b",)}
+    return [
+        Stage(n, 1, partial(make, n), Path(root, n).exists, frozenset(needs[n]))
+        for n in needs
+    ]
 
 
-def test_the_time_left_follows_the_pace(tmp_path, capsys, monkeypatch):
-    clock = iter([0, 10, 10, 30])
-    monkeypatch.setattr(pipeline.time, "monotonic", lambda: next(clock))
-    nothing, no = lambda: None, lambda: False
-    pipeline.go([Stage("a", 5, nothing, no), Stage("b", 10, nothing, no)], tmp_path)
+def test_what_is_done_is_not_made_again_and_a_failure_says_where_to_look(
+    tmp_path, capsys
+):
+    root, ended = str(tmp_path), []
+    plans = {root: partial(chain, root)}
+    with pytest.raises(UserError, match=r"stage b did not end; .*log/b.txt says why"):
+        work.go(plans, 1, ended.append)
+    assert "not today" in (tmp_path / "log/b.txt").read_text()
+    assert (tmp_path / "a").exists() and not (tmp_path / "c").exists() and not ended
+    work.go(plans, 2, ended.append)
+    assert (tmp_path / "c").exists() and ended == [root]
     said = capsys.readouterr().out
-    assert "a" in said and "about 15 s left" in said  # as told
-    assert "about 20 s left" in said  # at half the speed
+    assert "1 of 3 stages are done already" in said and "[3/3] c" in said
+    assert "made c" not in said
+    assert set(work.spent(root)) == {"a", "b", "c"}
+    work.go(plans, 2, ended.append)
+    assert ended == [root, root]
+
+
+def test_the_time_left_follows_the_pace(monkeypatch):
+    clock = iter([0, 0, 10, 30])
+    monkeypatch.setattr(work.time, "monotonic", lambda: next(clock))
+    slow, fast = Stage("a", 5, None, None), Stage("b", 10, None, None)
+    told = work._Clock([slow, fast], jobs=1)
+    assert str(told) == "about 15 s left"  # as the weights say
+    told.done(slow)
+    assert str(told) == "about 20 s left"  # at half that speed
+    told.done(fast)
+    assert str(told) == "about 0 s left"
 
 
 @pytest.fixture(scope="module")
@@ -106,16 +132,18 @@ def root(tmp_path_factory):
         observed = judge.observe(rows, texts, reference)
         one = {"summary": judge.summary(observed), "observed": observed}
         (folder / f"evals/{name}.json").write_text(json.dumps(one | {"texts": texts}))
-    picked = lambda *golds: {"gold": golds, "reward": golds}
-    best = {"1": picked(0.2, 0.3), "4": picked(0.5, 0.6), "16": picked(0.4, 0.5)}
+    golds = rng.random((6, 16)).tolist()
     for size, right in (("medium", [1.0] * 9), ("small", [1.0, 0.0, 0.5] * 3)):
+        rewards = [[-abs(g - 0.7) for g in row] for row in golds]  # hates the best
+        picks = {"rewards": rewards, "golds": golds, "fact": [*range(6)]}
+        one = {"right": {"marks": right, "fact": [*range(9)]}, "picks": picks}
         path = folder / f"evals/judge-{size}-fine_grained.json"
-        path.write_text(json.dumps({"right": {"chat": right}, "best": best}))
+        path.write_text(json.dumps(one))
     return folder
 
 
 def observed(root, name):
-    return [json.loads((root / f"evals/{name}.json").read_text())["observed"]]
+    return names.observed([json.loads((root / f"evals/{name}.json").read_text())])
 
 
 def test_estimates_hold_the_mean_and_are_wider_for_fewer_prompts(root):
@@ -130,6 +158,21 @@ def test_estimates_hold_the_mean_and_are_wider_for_fewer_prompts(root):
     }
     width = lambda x: x["average"]["high"] - x["average"]["low"]
     assert width(estimate([few])) > 1.3 * width(found)
+
+
+def test_prompts_on_the_same_fact_are_no_news(root):
+    [one] = observed(root, "sft-medium")
+    width = lambda x: x["factuality"]["high"] - x["factuality"]["low"]
+    twice = {
+        family: {name: np.repeat(values, 4) for name, values in columns.items()}
+        for family, columns in one.items()
+    }
+    assert width(estimate([twice])) == width(estimate([one]))
+    apart = {
+        family: columns | {"fact": np.arange(len(columns["fact"]))}
+        for family, columns in twice.items()
+    }
+    assert width(estimate([apart])) < 0.6 * width(estimate([one]))
 
 
 def test_seeds_that_differ_widen_the_interval(root):
@@ -149,14 +192,32 @@ def test_differences_are_of_the_same_prompts(root):
 
 
 def test_the_report_says_what_was_found(root):
-    document = analysis.document([str(root)], MINI, "make world")
+    document = analysis.document([str(root)], MINI, "make study")
     page, text = report.html(document), markdown.markdown(document)
     best = estimate(observed(root, "grpo"))["average"]["mean"]
     assert f"{100 * best:.1f}" in page and f"{100 * best:.1f}" in text
-    assert "Best is GRPO" in document["lead"]
+    assert f"GRPO, what can be verified: {100 * best:.1f}" in document["lead"]
     rows = document["sections"][0]["blocks"][0]["rows"]
     verdicts = {row["claim"]: row["verdict"] for row in rows}
     assert verdicts["Rewards that can be verified raise reasoning."] == "agrees"
     assert verdicts["PPO is better than DPO on the same data."] == "not run"
     assert verdicts["Larger reward models judge better."] == "agrees"
-    assert verdicts["Optimised further, a reward model's pick gets worse."] == "agrees"
+    assert verdicts["Optimised further, a reward model's pick gets worse."] != "not run"
+
+
+def test_claims_name_what_is_run():
+    full = {stage.name for stage in pipeline.stages(pipeline.FULL, "root")} | {
+        "pretrain-medium"
+    }
+    for claim in claims.CLAIMS:
+        assert claim.weights.keys() <= full, claim.text
+        assert abs(sum(claim.weights.values())) < 1e-9
+
+
+def test_several_reward_models_pick_by_the_least_of_them():
+    golds = [[0.0, 1.0, 0.5, 0.2]]
+    run = lambda *rewards: {"picks": {"rewards": [rewards], "golds": golds}}
+    runs = [run(3.0, 2.0, 1.0, 0.0), run(0.0, 3.0, 2.0, 1.0)]
+    assert picks.best_of(runs[0], 4) == [0.0]  # what only one of them likes
+    assert picks.ensemble(runs, "min", 4) == [1.0]
+    np.testing.assert_allclose(picks.best_of(runs[0], 1), np.mean(golds))

@@ -1,0 +1,158 @@
+"""Stages made by several processes at once, each as soon as what it needs is there.
+
+A process makes one stage after another. What a stage prints goes to log/STAGE.txt in
+its root.
+"""
+
+import contextlib
+import json
+import multiprocessing
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from easylm.errors import UserError
+
+Plan = Callable[[], list]  # the stages of a root; it is called by every process
+
+
+def go(plans: dict[str, Plan], jobs: int, ended: Callable[[str], None]) -> None:
+    """Makes what is not there yet, and says how far it is.
+
+    plans: {root: plan}. ended(root) is called when all stages of a root are there.
+    """
+    stages = {(root, s.name): s for root, plan in plans.items() for s in plan()}
+    left = {key: stage for key, stage in stages.items() if not stage.done()}
+    if len(left) < len(stages):
+        print(f"{len(stages) - len(left)} of {len(stages)} stages are done already")
+    open_roots = {root: {k for k in left if k[0] == root} for root in plans}
+    clock = _Clock(left.values(), jobs)
+    with _workers(plans, min(jobs, len(left))) as idle:
+        busy: dict[Connection, tuple] = {}
+        while left:
+            for key in _ready(left, busy.values())[: len(idle)]:
+                idle[-1].send(key)
+                busy[idle.pop()] = key
+            _show(f"{', '.join(n for _, n in busy.values())}; {clock}")
+            for worker in wait(list(busy)):
+                key = root, name = busy.pop(worker)
+                seconds = _received(worker, root, name)
+                idle.append(worker)
+                clock.done(left.pop(key))
+                _note(root, name, seconds)
+                number = len(stages) - len(left)
+                _show("")
+                print(f"[{number:>2}/{len(stages)}] {name:<44}{minutes(seconds):>14}")
+                open_roots[root].discard(key)
+                if not open_roots[root]:
+                    ended(root)
+
+
+def spent(root: str) -> dict[str, float]:
+    """Seconds of each stage, over all times that it was begun."""
+    path, found = Path(root) / "seconds.jsonl", {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        row = json.loads(line)
+        found[row["stage"]] = found.get(row["stage"], 0.0) + row["seconds"]
+    return found
+
+
+def minutes(seconds: float) -> str:
+    whole, rest = divmod(round(seconds), 60)
+    return f"{whole} min {rest:02} s" if whole else f"{rest} s"
+
+
+class _Clock:
+    """How long it takes, from the weights of stages and the pace so far."""
+
+    def __init__(self, stages, jobs):
+        self._ahead, self._behind = sum(s.weight for s in stages), 0.0
+        self._jobs, self._began = jobs, time.monotonic()
+
+    def done(self, stage) -> None:
+        self._ahead -= stage.weight
+        self._behind += stage.weight
+
+    def __str__(self) -> str:
+        seconds = time.monotonic() - self._began
+        pace = seconds / self._behind if self._behind else 1 / self._jobs
+        return f"about {minutes(self._ahead * pace)} left"
+
+
+def _ready(left, busy) -> list[tuple]:
+    """What nobody makes yet, and everything it needs is there; in order."""
+    waits = lambda key: any((key[0], name) in left for name in left[key].needs)
+    return [key for key in left if key not in busy and not waits(key)]
+
+
+@contextlib.contextmanager
+def _workers(plans, count: int) -> Iterator[list[Connection]]:
+    """Connections to so many processes; whatever ends this, ends them."""
+    context = multiprocessing.get_context("spawn")
+    found = []
+    try:
+        for _ in range(count):
+            here, there = context.Pipe()
+            process = context.Process(target=_work, args=(there, plans))
+            process.start()
+            there.close()
+            found.append((here, process))
+        yield [here for here, _ in found]
+    finally:
+        for _, process in found:
+            process.terminate()  # a run saves what it has
+        for _, process in found:
+            process.join()
+
+
+def _work(connection, plans) -> None:
+    """Makes the stages that it is sent the keys of, and says how long each took."""
+    stages = {(root, s.name): s for root, plan in plans.items() for s in plan()}
+    with contextlib.suppress(EOFError, KeyboardInterrupt):  # those who ask have gone
+        while True:
+            root, name = connection.recv()
+            began, good = time.monotonic(), True
+            with _quiet(_log(root, name)):
+                try:
+                    stages[root, name].make()
+                except Exception:
+                    traceback.print_exc()
+                    good = False
+            connection.send((good, time.monotonic() - began))
+
+
+def _received(worker, root, name) -> float:
+    """Seconds that the stage took."""
+    try:
+        good, seconds = worker.recv()
+    except EOFError:
+        good = False
+    if not good:
+        raise UserError(f"the stage {name} did not end; {_log(root, name)} says why")
+    return seconds
+
+
+@contextlib.contextmanager
+def _quiet(path: Path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    out, err = contextlib.redirect_stdout, contextlib.redirect_stderr
+    with path.open("a") as file, out(file), err(file):
+        yield
+
+
+def _log(root, name) -> Path:
+    return Path(root) / "log" / f"{name.replace('/', '-')}.txt"
+
+
+def _note(root, name, seconds) -> None:
+    with (Path(root) / "seconds.jsonl").open("a") as file:
+        file.write(json.dumps({"stage": name, "seconds": round(seconds, 1)}) + "\n")
+
+
+def _show(line: str) -> None:
+    """What is going on now, on a terminal only."""
+    if sys.stdout.isatty():
+        print(f"\r\033[K{line}", end="", flush=True)
