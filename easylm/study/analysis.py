@@ -13,7 +13,7 @@ from easylm.evals import world as judge
 from easylm.simulator import gold, world
 from easylm.study import claims, optimisation
 from easylm.study.blocks import section_of
-from easylm.study.estimates import difference, of_prompts, signed
+from easylm.study.estimates import difference, estimate, of_prompts, signed
 from easylm.study.found import read
 from easylm.study.names import (
     BASE,
@@ -46,7 +46,7 @@ def document(roots: list[str], scale: Scale, command: str) -> dict:
         "lead": _lead(found, len(roots)),
         "facts": _facts(command, cost, len(roots)),
         "sections": [
-            _claims_section(claims.check(found.seen, found.judges)),
+            _claims_section(claims.check(found.marks, found.judges)),
             _world_section(),
             _data_section(found),
             _algorithm_section(found),
@@ -66,11 +66,11 @@ def _tuned(found) -> list[str]:
 
 def _lead(found, seeds) -> str:
     """Of three that are always the same ones: the best of many would be too good."""
-    average = lambda name: 100 * found.marks[name]["average"]["mean"]
+    average = lambda name: 100 * found.marks[name].mean["average"]
     said = [f"Fine-tuning reaches {average(START):.1f} on average of six categories."]
     for name in (DPO, PPO, GRPO):
         if name in found.seen:
-            gap = signed(difference(found.seen[name], found.seen[START]))
+            gap = signed(difference(found.marks[name], found.marks[START]))
             said.append(f"{label(name)}: {average(name):.1f}, {gap}.")
     runs = "one seed" if seeds == 1 else f"{seeds} seeds"
     said.append(f"Intervals are 95%, over what prompts rest on, with {runs}.")
@@ -155,7 +155,10 @@ def _table(id, title, found, names) -> dict:
         "higher_is_better": True,
         "baseline": there.index(START),
         "rows": [
-            {"label": label(name), "cells": [found.marks[name][c] for c in NAMES]}
+            {
+                "label": label(name),
+                "cells": [estimate(found.marks[name], category) for category in NAMES],
+            }
             for name in there
         ],
     }
@@ -173,7 +176,7 @@ def _data_section(found) -> dict:
 
 def _algorithm_section(found) -> dict:
     names = _tuned(found)
-    gains = {name: difference(found.seen[name], found.seen[START]) for name in names}
+    gains = {name: difference(found.marks[name], found.marks[START]) for name in names}
     forest = {
         "kind": "dots",
         "id": "gains",

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from easylm.study.estimates import contrast, of_prompts, signed
+from easylm.study.estimates import Marks, contrast, of_prompts, signed
 from easylm.study.names import DPO, JUDGE, PPO, START
 from easylm.study.picks import best_of, ensemble
 
@@ -152,16 +152,16 @@ CLAIMS = [
 ]
 
 
-def check(seen, judges) -> list[dict]:
+def check(marks: Mapping[str, Marks], judges) -> list[dict]:
     """{"claim", "source", "verdict", "evidence"} of each.
 
-    seen: {policy: its observations, one per seed}; judges: {name: its judgements}.
+    Of policies, marks; of reward models, {name: its judgements, one for each seed}.
     """
     rows = []
     for claim in CLAIMS:
         gap = None
-        if claim.weights.keys() <= seen.keys():
-            terms = [(weight, seen[name]) for name, weight in claim.weights.items()]
+        if claim.weights.keys() <= marks.keys():
+            terms = [(weight, marks[name]) for name, weight in claim.weights.items()]
             gap = contrast(terms, claim.category)
         rows.append(_row(claim.text, claim.source, claim.evidence, gap))
     return rows + _of_judges(judges)

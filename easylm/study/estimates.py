@@ -7,6 +7,7 @@ same draws. With one seed they say nothing about other seeds.
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,31 +16,33 @@ from easylm.evals import world as judge
 DRAWS = 400
 
 
-def estimate(runs: list[Mapping]) -> dict[str, dict]:
-    """Observations of a policy, one per seed -> {category: {"mean", "low", "high"}}."""
-    means = _mean([judge.summary(one) for one in runs])
+class Marks(NamedTuple):
+    """Of a policy in each category: over its seeds, and in every draw."""
+
+    mean: dict[str, float]
+    draws: dict[str, np.ndarray]  # [DRAWS]; the n-th is the same seeds for all policies
+
+
+def marks(runs: list[Mapping]) -> Marks:
+    """From what was observed, one for each seed."""
+    mean = _mean([judge.summary(one) for one in runs])
     draws = [_draw(runs, seed) for seed in range(DRAWS)]
-    return {
-        name: _interval(mean, [draw[name] for draw in draws])
-        for name, mean in means.items()
-    }
+    return Marks(mean, {name: np.array([x[name] for x in draws]) for name in mean})
 
 
-def contrast(policies: Sequence[tuple[float, list]], name: str = "average") -> dict:
-    """Sum of weight x category, of (weight, observations), on the same draws."""
-    total = lambda summaries: sum(
-        weight * one[name] for (weight, _), one in zip(policies, summaries, strict=True)
-    )
-    mean = total([_mean([judge.summary(one) for one in runs]) for _, runs in policies])
-    draws = [
-        total([_draw(runs, seed) for _, runs in policies]) for seed in range(DRAWS)
-    ]
-    return _interval(mean, draws)
+def estimate(of: Marks, name: str = "average") -> dict:
+    """{"mean", "low", "high"} of a category."""
+    return contrast([(1.0, of)], name)
 
 
-def difference(a: list, b: list, name: str = "average") -> dict:
-    """Of two policies."""
+def difference(a: Marks, b: Marks, name: str = "average") -> dict:
     return contrast([(1.0, a), (-1.0, b)], name)
+
+
+def contrast(terms: Sequence[tuple[float, Marks]], name: str = "average") -> dict:
+    """The sum of weight x category, on the same draws."""
+    mean = sum(weight * one.mean[name] for weight, one in terms)
+    return _interval(mean, sum(weight * one.draws[name] for weight, one in terms))
 
 
 def of_prompts(runs: list, value: Callable, facts: Callable) -> dict:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from easylm.study.estimates import estimate
+from easylm.study.estimates import Marks, marks
 from easylm.study.names import observed
 from easylm.study.pipeline import Scale
 
@@ -14,7 +14,7 @@ class Found(NamedTuple):
 
     texts: dict[str, list]  # of policies, and
     seen: dict[str, list]  # what they were observed to do,
-    marks: dict[str, dict]  # in each category, with intervals,
+    marks: dict[str, Marks]  # how good that was,
     sampled: dict[str, list]  # and how far they went
     judges: dict[str, list]
     scale: Scale
@@ -31,7 +31,7 @@ def read(roots, scale) -> Found:
     return Found(
         texts={name: [run["texts"] for run in runs[name]] for name in runs},
         seen=seen,
-        marks={name: estimate(several) for name, several in seen.items()},
+        marks={name: marks(several) for name, several in seen.items()},
         sampled={
             name: [run["sampled"] for run in several]
             for name, several in runs.items()

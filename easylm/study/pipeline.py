@@ -37,7 +37,7 @@ class Scale(NamedTuple):
 
 
 MINI = Scale(
-    prompts=150,
+    prompts=300,
     candidates=24,
     sources=("fine_grained", "web", "arena"),
     sizes=("small", "medium"),
@@ -51,7 +51,7 @@ MINI = Scale(
 
 SIZES, MIXES = ("medium", "large"), ("fine_grained", "mix")
 FULL = Scale(
-    prompts=250,
+    prompts=300,
     candidates=60,
     sources=annotators.SOURCES,
     sizes=("small", "medium", "large"),

@@ -29,6 +29,9 @@ def go(plans: dict[str, Plan], jobs: int, ended: Callable[[str], None]) -> None:
     if len(left) < len(stages):
         print(f"{len(stages) - len(left)} of {len(stages)} stages are done already")
     open_roots = {root: {k for k in left if k[0] == root} for root in plans}
+    for root in plans:
+        if not open_roots[root]:
+            ended(root)
     clock = _Clock(left.values(), jobs)
     with _workers(plans, min(jobs, len(left))) as idle:
         busy: dict[Connection, tuple] = {}
@@ -45,7 +48,8 @@ def go(plans: dict[str, Plan], jobs: int, ended: Callable[[str], None]) -> None:
                 _note(root, name, seconds)
                 number = len(stages) - len(left)
                 _show("")
-                print(f"[{number:>2}/{len(stages)}] {name:<44}{minutes(seconds):>14}")
+                line = f"[{number:>2}/{len(stages)}] {name:<44}{minutes(seconds):>14}"
+                print(line, flush=True)
                 open_roots[root].discard(key)
                 if not open_roots[root]:
                     ended(root)
