@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 from easylm.data import chat
 from easylm.rollout.sampler import complete
-from easylm.training.checkpoint import Loaded
 
 
 def ask(
-    loaded: Loaded, talks: Sequence, key, *, samples: int = 1, **options
+    loaded, talks: Sequence, key, *, samples: int = 1, **options
 ) -> list[list[str]]:
     """`samples` answers to each conversation: a question, or messages that end in one.
 
@@ -28,7 +27,7 @@ def ask(
     return [texts[i : i + samples] for i in range(0, len(texts), samples)]
 
 
-def encoded(loaded: Loaded, talks: Sequence) -> list[list[int]]:
+def encoded(loaded, talks: Sequence) -> list[list[int]]:
     """Ids of the conversations, up to where the answer begins."""
     turns = [
         [{"role": "user", "content": talk}] if isinstance(talk, str) else talk
