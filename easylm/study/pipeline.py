@@ -89,7 +89,8 @@ def stages(scale: Scale, root: str, seed: int = 0) -> list[Stage]:
     policies = [START, BASE]  # the first is what others are against
     policies += [stage.name for stage in tuning if is_policy(stage.name)]
     for name in policies:
-        needs = {name} if name in policies[:2] else {name, JUDGE, f"evals/{START}.json"}
+        needs = {name} if name == START else {name, f"evals/{START}.json"}
+        needs |= {JUDGE} if is_policy(name) else set()
         file = f"evals/{name}.json"
         found.append(write(file, 12, needs, made.evaluation, scale, seed, name))
     needs, made_by = {START}, made.candidates

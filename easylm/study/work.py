@@ -106,8 +106,12 @@ def _workers(plans, count: int) -> Iterator[list[Connection]]:
             found.append((here, process))
         yield [here for here, _ in found]
     finally:
+        for here, _ in found:
+            here.close()  # who has nothing to do goes,
         for _, process in found:
-            process.terminate()  # a run saves what it has
+            process.join(1)
+            if process.is_alive():
+                process.terminate()  # and a run saves what it has
         for _, process in found:
             process.join()
 
