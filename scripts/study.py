@@ -76,7 +76,9 @@ def write(args, scale, roots) -> None:
 def _arguments() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--workdir", required=True, metavar="DIR")
-    options.add_argument("--scale", default="mini", choices=("mini", "full", "paper"))
+    options.add_argument(
+        "--scale", default="mini", choices=("mini", "full", "smoke", "paper")
+    )
     options.add_argument("--dry-run", action="store_true", help="print the commands")
     options.add_argument("--jobs", type=int, help="stages at a time; two, on a CPU")
     return options

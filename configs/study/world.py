@@ -66,7 +66,7 @@ def pretrain(size: str):
     c.optimizer.lr = 1e-2
     c.optimizer.schedule = "cosine"
     c.optimizer.decay = 0.1
-    c.steps = 150 if size == "small" else 200
+    c.steps = 150 if size == "small" else 250
     return c
 
 

@@ -15,6 +15,7 @@ from easylm.study import claims, optimisation
 from easylm.study.blocks import section_of
 from easylm.study.estimates import difference, estimate, of_prompts, signed
 from easylm.study.found import read
+from easylm.study.made import asked
 from easylm.study.names import (
     BASE,
     DPO,
@@ -102,7 +103,7 @@ def _claims_section(rows) -> dict:
 def _world_section() -> dict:
     nodes = [
         ("pretrain", "Text", "of an invented world", 0, 0),
-        ("sft", "Fine-tuning", "demonstrations, one in three careless", 1, 0),
+        ("sft", "Fine-tuning", "demonstrations, nearly half of them careless", 1, 0),
         ("answers", "Answers", "four to each prompt, of three writers", 2, 0),
         ("pairs", "Preferences", "of simulated annotators", 3, 0),
         ("dpo", "DPO", "straight from the pairs", 4, 0),
@@ -282,7 +283,7 @@ def _few(id, title, found, names) -> dict:
 
 
 def _samples_section(found) -> dict:
-    rows = judge.read("tfds:world_prompts:test")
+    rows = asked("test", found.scale.test)
     first = {row["family"]: i for i, row in reversed([*enumerate(rows)])}
     shown = [name for name in (START, DPO, PPO, GRPO) if name in found.texts]
     good = {t.prompt: t.good[0] for f in first for t in world.tasks(f, "test", 100)}

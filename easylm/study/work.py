@@ -7,6 +7,7 @@ its root.
 import contextlib
 import json
 import multiprocessing
+import os
 import sys
 import time
 import traceback
@@ -123,12 +124,12 @@ def _work(connection, plans) -> None:
         while True:
             root, name = connection.recv()
             began, good = time.monotonic(), True
-            with _quiet(_log(root, name)):
-                try:
-                    stages[root, name].make()
-                except Exception:
-                    traceback.print_exc()
-                    good = False
+            _write_to(_log(root, name))
+            try:
+                stages[root, name].make()
+            except Exception:
+                traceback.print_exc()
+                good = False
             connection.send((good, time.monotonic() - began))
 
 
@@ -143,12 +144,13 @@ def _received(worker, root, name) -> float:
     return seconds
 
 
-@contextlib.contextmanager
-def _quiet(path: Path):
+def _write_to(path: Path) -> None:
+    """What this process says from now on, its libraries in C++ included."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    out, err = contextlib.redirect_stdout, contextlib.redirect_stderr
-    with path.open("a") as file, out(file), err(file):
-        yield
+    sys.stdout.flush(), sys.stderr.flush()
+    with path.open("a") as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
 
 
 def _log(root, name) -> Path:
