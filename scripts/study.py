@@ -51,8 +51,8 @@ def main(argv=None) -> None:
         ready.append(root)
         write(args, scale, sorted(ready))
 
-    jobs = args.jobs or min(2, os.cpu_count())
-    work.go(plans, jobs, ended)
+    on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu"
+    work.go(plans, args.jobs or (min(4, len(work.cores())) if on_cpu else 1), ended)
 
 
 def write(args, scale, roots) -> None:
@@ -80,7 +80,7 @@ def _arguments() -> argparse.ArgumentParser:
         "--scale", default="mini", choices=("mini", "full", "smoke", "paper")
     )
     options.add_argument("--dry-run", action="store_true", help="print the commands")
-    options.add_argument("--jobs", type=int, help="stages at a time; two, on a CPU")
+    options.add_argument("--jobs", type=int, help="stages at a time; up to 4 on a CPU")
     return options
 
 

@@ -177,7 +177,7 @@ def on_prompts(c):
     c.reward.terms.gold = common.term(verifier="world", weight=0.0)
     c.rollout.prompt_length = 64
     c.rollout.max_new_tokens = 64
-    c.steps = 60
+    c.steps = 50
     c.optimizer.lr = 5e-5  # more, and the worked steps of reasoning come apart
     c.eval.batch = 128
     c.eval.every = 10

@@ -44,7 +44,7 @@ class Scale(NamedTuple):
 
 
 MINI = Scale(
-    prompts=300,
+    prompts=200,
     test=100,
     candidates=24,
     sources=("fine_grained", "web", "arena"),

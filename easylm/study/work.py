@@ -99,9 +99,10 @@ def _workers(plans, count: int) -> Iterator[list[Connection]]:
     context = multiprocessing.get_context("spawn")
     found = []
     try:
-        for _ in range(count):
+        for number in range(count):
             here, there = context.Pipe()
-            process = context.Process(target=_work, args=(there, plans))
+            share = cores()[number::count]
+            process = context.Process(target=_work, args=(there, plans, share))
             process.start()
             there.close()
             found.append((here, process))
@@ -117,8 +118,17 @@ def _workers(plans, count: int) -> Iterator[list[Connection]]:
             process.join()
 
 
-def _work(connection, plans) -> None:
+def cores() -> list[int]:
+    """The numbers of those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count()))
+
+
+def _work(connection, plans, share) -> None:
     """Makes the stages that it is sent the keys of, and says how long each took."""
+    if hasattr(os, "sched_setaffinity"):  # threads of two that share cores get nowhere
+        os.sched_setaffinity(0, share)
     stages = {(root, s.name): s for root, plan in plans.items() for s in plan()}
     with contextlib.suppress(EOFError, KeyboardInterrupt):  # those who ask have gone
         while True:
