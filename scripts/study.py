@@ -43,16 +43,19 @@ def main(argv=None) -> None:
         print("\n".join(stage.command for stage in stages if stage.command))
         return
     # Programs compiled once serve all stages and seeds, and the next start.
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.abspath(f"{args.workdir}/cache")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    cache = os.path.abspath(f"{args.workdir}/cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     ready = []
 
     def ended(root):
         ready.append(root)
         write(args, scale, sorted(ready))
 
+    # A stage makes good use of two cores. A TPU or GPU belongs to one process.
     on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu"
-    work.go(plans, args.jobs or (min(4, len(work.cores())) if on_cpu else 1), ended)
+    jobs = max(1, min(4, len(work.cores()) // 2)) if on_cpu else 1
+    work.go(plans, args.jobs or jobs, ended)
 
 
 def write(args, scale, roots) -> None:
@@ -80,7 +83,9 @@ def _arguments() -> argparse.ArgumentParser:
         "--scale", default="mini", choices=("mini", "full", "smoke", "paper")
     )
     options.add_argument("--dry-run", action="store_true", help="print the commands")
-    options.add_argument("--jobs", type=int, help="stages at a time; up to 4 on a CPU")
+    options.add_argument(
+        "--jobs", type=int, help="stages at a time; on a CPU up to 4, one for two cores"
+    )
     return options
 
 

@@ -79,7 +79,7 @@ def sft():
     c.data.mixture.main = common.source("tfds:world_talk:train")
     c.eval.mixture.main = common.source("tfds:world_talk:dev")
     c.batch = 8
-    c.steps = 1000
+    c.steps = 800
     c.optimizer.lr = 3e-3
     c.optimizer.schedule = "cosine"
     c.optimizer.decay = 0.1
@@ -127,6 +127,7 @@ def with_values():
     before_a_judge(c)
     c.batch = 64
     c.objective.minibatches = 2
+    c.steps = 40
     return c
 
 

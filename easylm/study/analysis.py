@@ -5,13 +5,14 @@ Each seed is a folder of its own.
 
 import platform
 from collections import Counter
+from importlib.metadata import version
 
 import numpy as np
 
 from easylm.evals import stats
 from easylm.evals import world as judge
 from easylm.simulator import gold, world
-from easylm.study import claims, optimisation
+from easylm.study import claims, optimisation, work
 from easylm.study.blocks import section_of
 from easylm.study.estimates import difference, estimate, of_prompts, signed
 from easylm.study.found import read
@@ -26,7 +27,6 @@ from easylm.study.names import (
 )
 from easylm.study.picks import best_of
 from easylm.study.pipeline import Scale, is_policy
-from easylm.study.work import spent
 
 NAMES = {
     "factuality": "Factuality",
@@ -45,7 +45,7 @@ def document(roots: list[str], scale: Scale, command: str) -> dict:
     return {
         "title": "Unpacking DPO and PPO, in miniature",
         "lead": _lead(found, len(roots)),
-        "facts": _facts(command, cost, len(roots)),
+        "facts": _facts(command, cost, roots),
         "sections": [
             _claims_section(claims.check(found.marks, found.judges)),
             _world_section(),
@@ -78,16 +78,15 @@ def _lead(found, seeds) -> str:
     return " ".join(said)
 
 
-def _facts(command, cost, seeds) -> list:
-    import jax
-
-    device = jax.devices()[0].device_kind
+def _facts(command, cost, roots) -> list:
+    devices = {device for root in roots for device in work.devices(root)}
+    machine = f"{platform.machine()}, {len(work.cores())} cores"
     return [
         ["command", f"`{command}`"],
-        ["hardware", f"{len(jax.devices())} x {device}, {platform.machine()}"],
-        ["versions", f"Python {platform.python_version()}, jax {jax.__version__}"],
-        ["time", f"{sum(cost.values()) / 60:.1f} minutes"],
-        ["seeds", str(seeds)],
+        ["hardware", f"{', '.join(sorted(devices))}; {machine}"],
+        ["versions", f"Python {platform.python_version()}, jax {version('jax')}"],
+        ["time", f"{sum(cost.values()) / 60:.1f} minutes, if one stage ran at a time"],
+        ["seeds", str(len(roots))],
     ]
 
 
@@ -311,7 +310,7 @@ def _cost(roots) -> dict[str, float]:
     """Seconds of each stage, over all seeds."""
     total = {}
     for root in roots:
-        for name, seconds in spent(root).items():
+        for name, seconds in work.spent(root).items():
             total[name] = total.get(name, 0.0) + seconds
     return total
 

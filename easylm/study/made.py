@@ -40,7 +40,7 @@ def answers(root, scale, seed) -> list[dict]:
 
 def dev_pairs(root, scale, seed) -> list[dict]:
     """The best and the worst of such answers to the prompts of "dev"."""
-    rows = _answered(root, asked("dev", 50), scale.writers, seed + 1)
+    rows = _answered(root, asked("dev", 40), scale.writers, seed + 1)
     return annotators.pairs("gold", rows, seed)
 
 

@@ -44,10 +44,10 @@ class Scale(NamedTuple):
 
 
 MINI = Scale(
-    prompts=200,
+    prompts=150,
     test=100,
     candidates=24,
-    sources=("fine_grained", "web", "arena"),
+    sources=("fine_grained", "web"),
     sizes=("small", "medium"),
     judges=(
         *(("small", "fine_grained"), ("small", "mix")),
@@ -59,7 +59,7 @@ MINI = Scale(
 
 SIZES, MIXES = ("medium", "large"), ("fine_grained", "mix")
 FULL = Scale(
-    prompts=300,
+    prompts=200,
     test=100,
     candidates=60,
     sources=annotators.SOURCES,
@@ -73,8 +73,8 @@ FULL = Scale(
         *(("medium-web", "general"), ("medium-arena", "general")),
         *((f"{s}-fine_grained", p) for s in SIZES for p in ("reasoning", "mixed")),
     ),
-    betas=(0.02, 0.05, 0.3),
-    kls=(0.0, 0.02, 0.2),
+    betas=(0.02, 0.3),
+    kls=(0.0, 0.2),
     random=True,
     seeds=(0, 1, 2),
 )
@@ -141,7 +141,8 @@ def is_policy(name: str) -> bool:
 def _models(scale, run):
     for size in scale.sizes:
         yield run(f"pretrain-{size}", f"pretrain_{size}", 60)
-        yield run(f"sft-{size}", "sft", 60, {"world.size": size})
+        steps = {"steps": 400} if size == "small" else {}  # a weak writer
+        yield run(f"sft-{size}", "sft", 60, {"world.size": size, **steps})
 
 
 def _data(scale, seed, write):

@@ -43,10 +43,10 @@ def go(plans: dict[str, Plan], jobs: int, ended: Callable[[str], None]) -> None:
             _show(f"{', '.join(n for _, n in busy.values())}; {clock}")
             for worker in wait(list(busy)):
                 key = root, name = busy.pop(worker)
-                seconds = _received(worker, root, name)
+                seconds, device = _received(worker, root, name)
                 idle.append(worker)
                 clock.done(left.pop(key))
-                _note(root, name, seconds)
+                _note(root, stage=name, seconds=round(seconds, 1), device=device)
                 number = len(stages) - len(left)
                 _show("")
                 line = f"[{number:>2}/{len(stages)}] {name:<44}{minutes(seconds):>14}"
@@ -63,6 +63,12 @@ def spent(root: str) -> dict[str, float]:
         row = json.loads(line)
         found[row["stage"]] = found.get(row["stage"], 0.0) + row["seconds"]
     return found
+
+
+def devices(root: str) -> list[str]:
+    """What its stages ran on."""
+    rows = map(json.loads, (Path(root) / "seconds.jsonl").read_text().splitlines())
+    return list(dict.fromkeys(row["device"] for row in rows))
 
 
 def minutes(seconds: float) -> str:
@@ -140,18 +146,25 @@ def _work(connection, plans, share) -> None:
             except Exception:
                 traceback.print_exc()
                 good = False
-            connection.send((good, time.monotonic() - began))
+            connection.send((good, time.monotonic() - began, _device()))
 
 
-def _received(worker, root, name) -> float:
-    """Seconds that the stage took."""
+def _device() -> str:
+    import jax
+
+    found = jax.devices()
+    return f"{len(found)} x {found[0].device_kind}"
+
+
+def _received(worker, root, name) -> tuple[float, str]:
+    """How many seconds the stage took, and on what."""
     try:
-        good, seconds = worker.recv()
+        good, *found = worker.recv()
     except EOFError:
         good = False
     if not good:
         raise UserError(f"the stage {name} did not end; {_log(root, name)} says why")
-    return seconds
+    return tuple(found)
 
 
 def _write_to(path: Path) -> None:
@@ -167,9 +180,9 @@ def _log(root, name) -> Path:
     return Path(root) / "log" / f"{name.replace('/', '-')}.txt"
 
 
-def _note(root, name, seconds) -> None:
+def _note(root, **row) -> None:
     with (Path(root) / "seconds.jsonl").open("a") as file:
-        file.write(json.dumps({"stage": name, "seconds": round(seconds, 1)}) + "\n")
+        file.write(json.dumps(row) + "\n")
 
 
 def _show(line: str) -> None:

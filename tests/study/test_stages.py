@@ -117,6 +117,8 @@ def test_the_time_left_follows_the_pace(monkeypatch):
 def root(tmp_path_factory):
     """As if policies had run that are right with some probability."""
     folder = tmp_path_factory.mktemp("study")
+    row = {"stage": "pretrain-medium", "seconds": 1.0, "device": "1 x abacus"}
+    (folder / "seconds.jsonl").write_text(json.dumps(row) + "\n")
     (folder / "evals").mkdir()
     rows = judge.read("tfds:world_prompts:test")
     good = {
