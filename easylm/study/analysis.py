@@ -42,22 +42,23 @@ NAMES = {
 def document(roots: list[str], scale: Scale, command: str) -> dict:
     """Everything that is finished, over the folders of all seeds."""
     found, cost = read(roots, scale), _cost(roots)
+    sections = [
+        _claims_section(claims.check(found.marks, found.judges)),
+        _world_section(),
+        _data_section(found),
+        _algorithm_section(found),
+        _judge_section(found),
+        _prompts_section(found),
+        _strength_section(found),
+        optimisation.section(found, roots),
+        _samples_section(found),
+        _cost_section(cost),
+    ]
     return {
         "title": "Unpacking DPO and PPO, in miniature",
         "lead": _lead(found, len(roots)),
         "facts": _facts(command, cost, roots),
-        "sections": [
-            _claims_section(claims.check(found.marks, found.judges)),
-            _world_section(),
-            _data_section(found),
-            _algorithm_section(found),
-            _judge_section(found),
-            _prompts_section(found),
-            _strength_section(found),
-            optimisation.section(found, roots),
-            _samples_section(found),
-            _cost_section(cost),
-        ],
+        "sections": [section for section in sections if section["blocks"]],
     }
 
 
@@ -67,15 +68,18 @@ def _tuned(found) -> list[str]:
 
 def _lead(found, seeds) -> str:
     """Of three that are always the same ones: the best of many would be too good."""
-    average = lambda name: 100 * found.marks[name].mean["average"]
-    said = [f"Fine-tuning reaches {average(START):.1f} on average of six categories."]
+    average = lambda name: f"{100 * found.marks[name].mean['average']:.1f}"
+    said = []
     for name in (DPO, PPO, GRPO):
-        if name in found.seen:
+        if name in found.marks:
             gap = signed(difference(found.marks[name], found.marks[START]))
-            said.append(f"{label(name)}: {average(name):.1f}, {gap}.")
+            said.append(f"{name.split('-')[0].upper()} {average(name)} ({gap})")
     runs = "one seed" if seeds == 1 else f"{seeds} seeds"
-    said.append(f"Intervals are 95%, over what prompts rest on, with {runs}.")
-    return " ".join(said)
+    return (
+        f"On average of six categories fine-tuning reaches {average(START)},"
+        f" {', '.join(said)}. Intervals are 95%, over {runs} and what the prompts rest"
+        " on."
+    )
 
 
 def _facts(command, cost, roots) -> list:
@@ -91,11 +95,14 @@ def _facts(command, cost, roots) -> list:
 
 
 def _claims_section(rows) -> dict:
-    block = {"kind": "claims", "id": "verdicts", "title": "Claims", "rows": rows}
+    there = [row for row in rows if row["verdict"] != "not run"]
+    block = {"kind": "claims", "id": "verdicts", "title": "Claims", "rows": there}
     text = (
         "A claim agrees if the whole interval is above 0, disagrees if it is below, and"
         " cannot be told otherwise. So small a world need not behave as language does."
     )
+    if len(there) < len(rows):
+        text += f" {len(rows) - len(there)} more are for `make study-full`."
     return section_of("claims", "What the papers say, and what came out", text, block)
 
 
