@@ -15,7 +15,6 @@
 # is preempted, Slurm) may send it to the run, too, and a run that gets the same signal
 # twice dies without saving. Send it to this script twice, and it goes through as it is.
 set -euo pipefail
-set -m # a process group for the run: Ctrl-C reaches it through this script, once
 
 main() {
   local tries=5 pause=10
@@ -66,9 +65,8 @@ trap 'interrupt HUP' HUP
 trap 'interrupt INT' INT
 
 keep() { # TRIES PAUSE COMMAND...
-  local tries=$1 pause=$2 failures=0 wait code before now
+  local tries=$1 pause=$2 failures=0 wait code before="" now
   shift 2
-  before=$(checkpoint)
   while :; do
     run "$@"
     case $code in 0 | 2) exit "$code" ;; esac
@@ -80,7 +78,7 @@ keep() { # TRIES PAUSE COMMAND...
       say "exit code $code, $failures times without a new checkpoint; giving up"
       [[ $code == 75 ]] && exit 1 || exit "$code"
     fi
-    wait=$((pause << (failures - 1)))
+    wait=$((failures > 6 ? 60 : pause << (failures - 1)))
     [[ $wait -le 60 ]] || wait=60
     say "exit code $code; starting again in $wait s ($failures of $tries)"
     run sleep "$wait"
@@ -90,14 +88,18 @@ keep() { # TRIES PAUSE COMMAND...
 
 run() { # COMMAND...: sets code, also when a signal comes in between
   local seen
+  set -m # a process group for the run: Ctrl-C reaches it through this script, once
   ${listening[@]+"${listening[@]}"} "$@" </dev/null &
   current=$!
+  set +m
   [[ $asked == 0 ]] || kill -INT "$current" 2>/dev/null || true # it came before the run
   while :; do
     seen=$asked code=0
-    wait -f "$current" || code=$? # -f: its end, not that somebody paused it
+    wait "$current" 2>/dev/null || code=$?
     [[ $seen != "$asked" ]] || break
   done
+  # Bash can lose the code of what ends just as a signal comes; 75 is never wrong.
+  [[ $code -ge 0 ]] || code=75
   current=
 }
 

@@ -48,11 +48,11 @@ main() {
     *) die "unknown command '$command'; there are create status setup run logs watch stop ssh delete" ;;
   esac
   read_flags "$@"
-  need_value NAME --name my-run
+  need_value NAME "--name my-run, or set NAME"
   [[ $NAME =~ ^[a-z]([a-z0-9-]*[a-z0-9])?$ ]] ||
     die "the name '$NAME' may have small letters, digits and - only; write --name my-run"
-  need_value ZONE --zone us-central2-b
-  need_value PROJECT --project my-project
+  need_value ZONE "--zone us-central2-b, or set ZONE"
+  need_value PROJECT "--project my-project, or set PROJECT"
   need_count SLICES --slices
   [[ $EVERY =~ ^[0-9]+$ ]] || die "--every wants seconds, not '$EVERY'"
   need gcloud https://cloud.google.com/sdk/docs/install
@@ -112,7 +112,7 @@ remote() { # SLICE WORKER LINE: a line for the shells of these workers
 
 do_create() {
   local how=(--node-id="$NAME")
-  need_value ACCELERATOR --accelerator v5litepod-16
+  need_value ACCELERATOR "--accelerator v5litepod-16, or set ACCELERATOR"
   check_accelerator "$ACCELERATOR"
   [[ $SLICES == 1 ]] || how=(--node-count="$SLICES" --node-prefix="$NAME")
   [[ -z $SPOT ]] || how+=(--spot)
@@ -181,9 +181,9 @@ pack() { # FILE: through an index of its own, so that git's is left alone
   local index
   index=$(mktemp -d)
   (
+    cd "$root" && cp "$(git rev-parse --git-path index)" "$index/index" || exit
     export GIT_INDEX_FILE=$index/index
-    cd "$root" && git add --all &&
-      git archive --format=tar.gz --output="$1" "$(git write-tree)"
+    git add --all && git archive --format=tar.gz --output="$1" "$(git write-tree)"
   ) && rm -rf "$index"
 }
 
@@ -222,7 +222,7 @@ do_ssh() {
 do_watch() {
   check_arguments
   check_lasting
-  need_value ACCELERATOR --accelerator v5litepod-16
+  need_value ACCELERATOR "--accelerator v5litepod-16, or set ACCELERATOR"
   check_accelerator "$ACCELERATOR"
   if [[ -n $DRY_RUN ]]; then
     print_watch

@@ -44,7 +44,6 @@ start() {
   echo "$(date '+%F %T') $command" >>"$folder/log"
   # shellcheck disable=SC2016
   PATH=$code_folder/.venv/bin:$PATH setsid bash -c '
-    set -m
     folder=$1 && shift
     "$@" &
     echo $! >"$folder/pid"
@@ -65,7 +64,9 @@ state() {
   if running; then
     word=running
   elif [[ -s $folder/pid ]]; then
-    [[ -s $folder/code ]] || sleep 1 # it may be writing it
+    for _ in 1 2 3 4 5; do # it may be writing its code
+      [[ -s $folder/code ]] || sleep 0.2
+    done
     word=$(cat "$folder/code" 2>/dev/null || echo lost)
     [[ ! -e $folder/stopped || $word != 75 ]] || word=stopped
   fi

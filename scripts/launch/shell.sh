@@ -35,8 +35,8 @@ need() { # PROGRAM URL
     die "$1 is not installed; see $2, or add --dry-run to see the commands"
 }
 
-need_value() { # NAME FLAG EXAMPLE: a setting that has no default
-  [[ -n ${!1-} ]] || die "no ${1}; give $2 or set $1, for example $2 $3"
+need_value() { # NAME FIX: a setting that has no default
+  [[ -n ${!1-} ]] || die "no $1; give $2"
 }
 
 need_count() { # NAME FLAG
