@@ -16,7 +16,7 @@ folder=$HOME/easylm-run
 
 install() { # Cloud TPU images come with Python 3.10, EasyLM needs 3.11
   cd "$code_folder"
-  [[ -x .venv/bin/python ]] || python3.12 -m venv .venv 2>/dev/null ||
+  [[ -x .venv/bin/pip ]] || python3.12 -m venv .venv 2>/dev/null ||
     python3.11 -m venv .venv 2>/dev/null || with_uv
   .venv/bin/pip install --quiet -c constraints.txt -e '.[tpu,gcs]'
 }
