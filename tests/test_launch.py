@@ -508,9 +508,12 @@ def test_slurm_runs_easylm_with_flags_that_exist_and_queues_again(tmp_path):
         f"""{bash}while [[ $1 == --* ]]; do shift; done; export SLURM_NTASKS=2
         for i in 0 1; do SLURM_PROCID=$i "$@" & done; wait; wait $! || exit $?""",
     )
+    folder = tmp_path / "folder"  # without the .venv that would come first in PATH
+    folder.mkdir()
+    (folder / "scripts").symlink_to(ROOT / "scripts")
     env = os.environ | {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "SLURM_SUBMIT_DIR": str(ROOT),
+        "SLURM_SUBMIT_DIR": str(folder),
         "SLURM_JOB_ID": "12",
         "SLURM_JOB_NODELIST": "node[7-999]",
     }
