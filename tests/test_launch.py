@@ -506,7 +506,8 @@ def test_slurm_runs_easylm_with_flags_that_exist_and_queues_again(tmp_path):
     program(
         tmp_path / "srun",
         f"""{bash}while [[ $1 == --* ]]; do shift; done; export SLURM_NTASKS=2
-        for i in 0 1; do SLURM_PROCID=$i "$@" & done; wait; wait $! || exit $?""",
+        SLURM_PROCID=0 "$@" & first=$!
+        SLURM_PROCID=1 "$@" & wait $!; code=$?; wait $first; exit $code""",
     )
     folder = tmp_path / "folder"  # without the .venv that would come first in PATH
     folder.mkdir()
