@@ -44,7 +44,7 @@ class Scale(NamedTuple):
 
 
 MINI = Scale(
-    prompts=150,
+    prompts=130,
     test=100,
     candidates=24,
     sources=("fine_grained", "web"),
@@ -141,7 +141,7 @@ def is_policy(name: str) -> bool:
 def _models(scale, run):
     for size in scale.sizes:
         yield run(f"pretrain-{size}", f"pretrain_{size}", 60)
-        steps = {"steps": 400} if size == "small" else {}  # a weak writer
+        steps = {"steps": 325} if size == "small" else {}  # a weak writer
         yield run(f"sft-{size}", "sft", 60, {"world.size": size, **steps})
 
 
