@@ -20,6 +20,7 @@ def base() -> ml_collections.ConfigDict:
     c.model.vocab_size = placeholder(int)  # None keeps what the preset says, also below
     c.model.dtype = "bfloat16"  # of the computation; master weights are float32
     c.model.param_dtype = "float32"
+    c.model.attention = "auto"  # xla, splash (TPU); auto: what is best where it runs
     c.model.remat = "full"  # none, dots, full: less memory, more time
     c.model.dropout = 0.0
     c.model.rope_dtype = placeholder(str)

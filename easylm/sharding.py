@@ -190,6 +190,21 @@ def current() -> Layout | None:
     return _current[-1] if _current else None
 
 
+def platform() -> str:
+    """Where programs run: on the mesh in use, which may be one that is not here."""
+    return _device().platform
+
+
+def device_kind() -> str:
+    """Such as "TPU v5p"."""
+    return _device().device_kind
+
+
+def _device():
+    layout = current()
+    return jax.devices()[0] if layout is None else layout.mesh.devices.flat[0]
+
+
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """Ask the compiler to lay out `x` by the names of its dimensions."""
     layout = current()

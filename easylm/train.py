@@ -9,7 +9,6 @@ Ctrl-C with everything saved.
 """
 
 import sys
-from functools import partial
 
 import jax
 from absl import app, flags, logging
@@ -24,7 +23,7 @@ from easylm.training import checkpoint, online, setup
 from easylm.training.guard import FiniteGuard, Stop
 from easylm.training.progress import Phases
 from easylm.training.report import Report
-from easylm.training.step import remember, train_step
+from easylm.training.step import remember
 
 PREEMPTED = 75  # the same command continues the run
 
@@ -55,19 +54,7 @@ def train(config, workdir: str) -> dict[str, float]:
             steps = config.steps or data.batches(config.epochs)
             data.plan_ahead(steps)
         optimizer, lr, trained = setup.make_optimizer(config, objective, steps)
-        step = jax.jit(
-            partial(
-                train_step,
-                loss=objective.loss,
-                optimizer=optimizer,
-                trainable=trained,
-                microbatches=config.microbatches,
-                reduction=config.reduction,
-                unit=objective.unit,
-                after=objective.after,
-            ),
-            donate_argnums=0,
-        )
+        step = setup.make_step(config, objective, optimizer, trained)
 
         # Where it stands: the last whole checkpoint, or the beginning.
         target = setup.abstract_state(objective.spec, optimizer, trained, layout)

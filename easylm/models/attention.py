@@ -1,5 +1,8 @@
 """Attention over packed rows: who may look at whom, and the weighted sum.
 
+`over_rows` chooses how: "splash", one kernel on a TPU whose memory grows with T, or
+"xla", products and a softmax that any platform has, whose memory grows with its square.
+
 B rows, T tokens, Q queries, S keys, N query heads, K key/value heads, G query heads per
 key head, H head_dim.
 """
@@ -9,7 +12,7 @@ from functools import partial, reduce
 import jax
 import jax.numpy as jnp
 
-from easylm.sharding import constrain, current
+from easylm.sharding import constrain, current, device_kind, platform
 
 
 def visible(q_positions, q_segments, k_positions, k_segments, window=None):
@@ -24,6 +27,56 @@ def visible(q_positions, q_segments, k_positions, k_segments, window=None):
     )
     seen = same & (distance >= 0)
     return seen if window is None else seen & (distance < window)
+
+
+KERNELS = "auto", "xla", "splash"
+OLD = "TPU v2", "TPU v3"  # their kernels do not multiply bfloat16
+
+
+def over_rows(c, positions, segments):
+    """-> attend(q, k, v, layer) over the tokens of each row; c is a model's config."""
+    if kernel(c, positions.shape[1]) == "splash":
+        from easylm.models import splash
+
+        window = _window(c, positions.shape[1])
+        return lambda q, k, v, layer: splash.attend(q, k, v, segments, window)
+    seen = _masks(c, positions, segments, positions, segments)
+    return lambda q, k, v, layer: attend(q, k, v, seen(layer))
+
+
+def kernel(c, time: int) -> str:
+    """What attends over rows of so many tokens on the platform in use."""
+    if c.attention != "auto":
+        return c.attention
+    if platform() != "tpu" or device_kind() in OLD:
+        return "xla"
+    from easylm.models import splash
+
+    # A kernel has one window, and layers are scanned: all of them have the same.
+    mixed = _window(c, time) is not None and 0 < c.window_from < c.layers
+    return "splash" if splash.fits(time, c.head_dim) and not mixed else "xla"
+
+
+def _window(c, time: int) -> int | None:
+    """How far back layers see; None where that is the whole row."""
+    window, layers = c.sliding_window, c.window_from < c.layers
+    return window if layers and window is not None and window < time else None
+
+
+def cache_masks(c, positions, slots: int):
+    """layer index -> bool[B, T, S] over the slots of a cache."""
+    one = jnp.ones_like
+    where = jnp.broadcast_to(jnp.arange(slots), (positions.shape[0], slots))
+    return _masks(c, positions, one(positions), where, one(where))
+
+
+def _masks(c, *who):
+    """layer index -> bool[B, T, T]."""
+    everything = visible(*who)
+    if c.sliding_window is None:
+        return lambda _: everything
+    windowed = visible(*who, window=c.sliding_window)
+    return lambda index: jnp.where(index >= c.window_from, windowed, everything)
 
 
 def attend(q, k, v, seen):

@@ -18,13 +18,13 @@ from easylm.models import lora
 from easylm.models.cache import Cache
 from easylm.models.layers import Rows, times_rows
 from easylm.models.transformer import unembed
-from easylm.sharding import current
+from easylm.sharding import current, platform
 
 
 def pays() -> bool:
     """Whether to rearrange: on one CPU device; a second copy of the weights is made."""
     layout = current()
-    return jax.default_backend() == "cpu" and (layout is None or layout.mesh.size == 1)
+    return platform() == "cpu" and (layout is None or layout.mesh.size == 1)
 
 
 def rearrange(params, config):

@@ -103,9 +103,7 @@ def _align(stats: TokenStats, seqs) -> TokenStats:
 
 def _split(x, chunk: int):
     """[B, T, ...] -> [N, B, C, ...], no chunk crossing a shard of B or of T."""
-    layout = current()
-    ways = 1 if layout is None else layout.ways("length")
-    rows = 1 if layout is None else layout.ways("batch")
+    rows, ways = _ways("batch"), _ways("length")
     b, t = x.shape[:2]
     local = t // ways
     size = max(1, min(local, chunk // max(1, b // rows)))
@@ -118,8 +116,7 @@ def _split(x, chunk: int):
 
 def _join(x, t: int):
     """Undo `_split` on [N, B, C]."""
-    layout = current()
-    ways = 1 if layout is None else layout.ways("length")
+    ways = _ways("length")
     n, b, c = x.shape
     return jnp.moveaxis(x.reshape(n, b, ways, c // ways), 0, 2).reshape(b, t)
 
@@ -133,8 +130,7 @@ def _chunk_stats(logits, targets):
     top = jnp.max(logits, axis=-1, keepdims=True)
     log_z = jnp.log(jnp.sum(jnp.exp(logits - top), axis=-1)) + top[..., 0]
     hit = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == targets[..., None]
-    layout = current()
-    if layout is None or layout.ways("act_vocab") == 1:
+    if _ways("act_vocab") == 1:
         picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     else:  # a gather would collect the vocabulary on every device
         picked = jnp.sum(jnp.where(hit, logits, 0.0), axis=-1)
@@ -172,9 +168,9 @@ def _stats_bwd(chunk, scale, residuals, cotangents):
         dh, dw = _pull(h, w, dlogits, dw)
         return dw, dh
 
-    dw = jnp.zeros(w.shape, jnp.float32)
-    dw, dh = jax.lax.scan(step, dw, tuple(_split(x, chunk) for x in xs))
-    return _join_hidden(dh, hidden), dw.astype(w.dtype), None
+    xs = tuple(_split(x, chunk) for x in xs)
+    dw, dh = jax.lax.scan(step, _no_gradient(w), xs)
+    return _join_hidden(dh, hidden), _all_parts(dw, w), None
 
 
 _stats.defvjp(_stats_fwd, _stats_bwd)
@@ -202,12 +198,11 @@ def _fused_fwd(hidden, w, targets, weights, z_loss, chunk):
         dh, dw = _pull(h, w, soft - jnp.where(hit, weight[..., None], 0.0), dw)
         return dw, (dh, stats)
 
-    dw = jnp.zeros(w.shape, jnp.float32)
     xs = tuple(_split(x, chunk) for x in (hidden, targets, weights))
-    dw, (dh, stats) = jax.lax.scan(step, dw, xs)
+    dw, (dh, stats) = jax.lax.scan(step, _no_gradient(w), xs)
     stats = TokenStats(*(_join(x, hidden.shape[1]) for x in stats))
     out = _weighted(stats, weights, z_loss), stats
-    return out, (_join_hidden(dh, hidden), dw.astype(w.dtype))
+    return out, (_join_hidden(dh, hidden), _all_parts(dw, w))
 
 
 def _fused_bwd(z_loss, chunk, residuals, cotangents):
@@ -223,13 +218,39 @@ def _pull(h, w, dlogits, dw):
     """Gradients of one chunk of logits: to the hidden states, and added to dw."""
     dlogits = dlogits.astype(h.dtype)
     dh = jnp.einsum("btv,dv->btd", dlogits, w)
-    more = jnp.einsum("btd,btv->dv", h, dlogits, preferred_element_type=jnp.float32)
-    return dh, dw + more
+    mine = _by_device(h), _by_device(dlogits)
+    more = jnp.einsum("ribtd,ribtv->ridv", *mine, preferred_element_type=jnp.float32)
+    return dh, dw + constrain(more, *_PARTS)
+
+
+_PARTS = "batch", "length", None, "act_vocab"
+
+
+def _no_gradient(w):
+    """Of w [D, V], a sum for every part of the tokens: devices add theirs up over all
+    chunks, and exchange them once, in `_all_parts`."""
+    ways = _ways("batch"), _ways("length")
+    return constrain(jnp.zeros((*ways, *w.shape), jnp.float32), *_PARTS)
+
+
+def _all_parts(dw, w):
+    return constrain(dw.sum(axis=(0, 1)).astype(w.dtype), "embed", "vocab")
+
+
+def _by_device(x):
+    """[B, C, ...] -> [parts of B, parts of C, ...]."""
+    rows, ways = _ways("batch"), _ways("length")
+    x = x.reshape(rows, x.shape[0] // rows, ways, x.shape[1] // ways, *x.shape[2:])
+    return x.swapaxes(1, 2)
+
+
+def _ways(name: str) -> int:
+    layout = current()
+    return 1 if layout is None else layout.ways(name)
 
 
 def _join_hidden(dh, hidden):
-    layout = current()
-    ways = 1 if layout is None else layout.ways("length")
+    ways = _ways("length")
     n, b, c, d = dh.shape
     dh = jnp.moveaxis(dh.reshape(n, b, ways, c // ways, d), 0, 2)
     return dh.reshape(hidden.shape).astype(hidden.dtype)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import normal, ones, zeros
 
 from easylm.errors import UserError
-from easylm.models.attention import attend, visible
+from easylm.models.attention import KERNELS, cache_masks, over_rows
 from easylm.models.base import Model, ParamSpec
 from easylm.models.cache import Cache, attend_cache, init_cache, writer
 from easylm.models.layers import (
@@ -67,6 +67,7 @@ class TransformerConfig:
     # how it is computed
     dtype: str = "bfloat16"
     param_dtype: str = "float32"
+    attention: str = "auto"  # over rows: "xla", "splash" (TPU), or what is best here
     remat: str = "full"  # what the backward pass recomputes: a name in REMAT
     dropout: float = 0.0
     rope_dtype: str = "float32"
@@ -85,6 +86,9 @@ class TransformerConfig:
             )
         if self.remat not in REMAT:
             raise UserError(f"remat {self.remat!r} is not one of {', '.join(REMAT)}")
+        if self.attention not in KERNELS:
+            known = ", ".join(KERNELS)
+            raise UserError(f"attention {self.attention!r} is not one of {known}")
         if self.head not in ("lm", "score", "both"):
             raise UserError(f"head {self.head!r} is not 'lm', 'score' or 'both'")
         if self.qk_norm not in ("", "head", "full"):
@@ -93,6 +97,12 @@ class TransformerConfig:
     @property
     def lora_scale(self) -> float:
         return self.lora_alpha / self.lora_rank if self.lora_rank else 0.0
+
+
+def computation(config) -> dict:
+    """How the model is computed, to be the same in another of another shape."""
+    names = "dtype", "param_dtype", "attention", "remat", "rope_dtype", "unroll"
+    return {name: getattr(config, name) for name in (*names, "logits_chunk")}
 
 
 # What the forward pass keeps for the backward pass.
@@ -197,11 +207,12 @@ def forward(
     tables = _rope_at(positions, length, c)
     if cache is not None:
         return _extend(params, x, positions, tables, cache, c)
-    seen = _masks(c, positions, segments, positions, segments)
+    attend = over_rows(c, positions, segments)
 
     def layer(x, at):
         weights, index, key = at
-        return _block(x, weights, tables, seen(index), c, dropout_key=key)
+        look = lambda q, k, v: (attend(q, k, v, index), None)
+        return _block(x, weights, tables, look, c, dropout_key=key)
 
     if c.remat != "none":
         layer = jax.checkpoint(layer, policy=REMAT[c.remat], prevent_cse=False)
@@ -235,7 +246,7 @@ def unembed(params, *, config: TransformerConfig):
 
 def _extend(params, x, positions, tables, cache: Cache, c):
     """The layers over T more tokens; each writes its keys and values into the cache."""
-    seen = _cache_masks(c, positions, sum(cache.sizes))
+    seen = cache_masks(c, positions, sum(cache.sizes))
     run = _scan_cached if isinstance(params["layers"], dict) else _unroll_cached
     x, cache = run(params["layers"], x, positions, tables, seen, cache, c)
     return rms_norm(x, params["final_norm"], c.norm_eps), cache
@@ -249,13 +260,13 @@ def _scan_cached(layers, x, positions, tables, seen, cache: Cache, c):
         x, memory = carry
         weights, index = at
 
-        def remember(k, v):
+        def look(q, k, v):
             written = Cache(write(memory.k, k, 2, index), write(memory.v, v, 1, index))
             read = lambda m: jax.lax.dynamic_index_in_dim(m, index, 0, False)
-            return *(tuple(map(read, blocks)) for blocks in written), filled, written
+            blocks = (tuple(map(read, blocks)) for blocks in written)
+            return attend_cache(q, *blocks, seen(index), filled), written
 
-        x, memory = _block(x, weights, tables, seen(index), c, remember)
-        return (x, memory), None
+        return _block(x, weights, tables, look, c), None
 
     (x, cache), _ = jax.lax.scan(layer, (x, cache), (layers, jnp.arange(c.layers)))
     return x, cache
@@ -267,30 +278,27 @@ def _unroll_cached(layers, x, positions, tables, seen, cache: Cache, c):
     out = []
     for index, weights in enumerate(layers):
 
-        def remember(k, v, index=index):
+        def look(q, k, v, index=index):
             mine = ([block[index] for block in blocks] for blocks in cache)
             keys, values = (list(blocks) for blocks in mine)
             written = write(keys, k, 2), write(values, v, 1)
-            return *written, filled, written
+            return attend_cache(q, *written, seen(index), filled), written
 
-        x, memory = _block(x, weights, tables, seen(index), c, remember)
+        x, memory = _block(x, weights, tables, look, c)
         out.append(memory)
     # [layer][k or v][block] -> [k or v][block][layer]
     return x, Cache(*(tuple(zip(*x, strict=True)) for x in zip(*out, strict=True)))
 
 
-def _block(x, w, tables, seen, c, remember=None, dropout_key=None):
-    """Attention and MLP with their residuals. `remember` swaps in the cached keys."""
+def _block(x, w, tables, look, c, dropout_key=None):
+    """Attention and MLP with their residuals. look: (q, k, v) -> what attention gives,
+    and what is kept of keys and values."""
     into = partial(project, dtype=c.dtype, lora_scale=c.lora_scale)
     keys = (None, None) if dropout_key is None else jax.random.split(dropout_key)
 
     h = x if c.post_norm else rms_norm(x, w["attn_norm"], c.norm_eps)
     q, k, v = _qkv(h, w["attn"], tables, c, into)
-    if remember is None:
-        out, memory = attend(q, k, v, seen), None
-    else:
-        *cached, memory = remember(k, v)
-        out = attend_cache(q, *cached[:2], seen, cached[2])
+    out, memory = look(q, k, v)
     out = constrain(out, "batch", "length", "act_heads", None)
     out = into(out, w["attn"]["o"], dims=2)
     out = rms_norm(out, w["attn_norm"], c.norm_eps) if c.post_norm else out
@@ -332,22 +340,6 @@ def _norm_heads(x, scale, c):
     """One RMS over all heads of a token together."""
     flat = x.reshape(*x.shape[:2], -1)
     return rms_norm(flat, scale.reshape(-1), c.norm_eps).reshape(x.shape)
-
-
-def _masks(c, *who):
-    """layer index -> bool[B, T, T]."""
-    everything = visible(*who)
-    if c.sliding_window is None:
-        return lambda _: everything
-    windowed = visible(*who, window=c.sliding_window)
-    return lambda index: jnp.where(index >= c.window_from, windowed, everything)
-
-
-def _cache_masks(c, positions, slots: int):
-    """layer index -> bool[B, T, S] over the slots of a cache."""
-    one = jnp.ones_like
-    where = jnp.broadcast_to(jnp.arange(slots), (positions.shape[0], slots))
-    return _masks(c, positions, one(positions), where, one(where))
 
 
 def _check_rows(tokens):

@@ -31,6 +31,8 @@ class Objective(NamedTuple):
     after: Callable = lambda params, step: params  # what else an update changes
     online: bool = False  # whether data are prompts, answered by frozen["rollout"]
     updates: int = 1  # of an iteration: how many batches `prepare` gives
+    blank: Callable | None = None  # of online ones: (params, frozen, seqs) -> a batch
+    #   as `prepare` makes it, of zeros: what it looks like before anything is sampled
     temperature: float = 1.0  # of the policy and its reference
 
 

@@ -7,6 +7,7 @@ J answers, P prompts, G of each, R rows, T time.
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from easylm.errors import UserError
@@ -84,6 +85,13 @@ def make(
         metrics = everywhere(samples.metrics | metrics)
         return Prepared(batches * epochs, metrics, online.to_read(samples))
 
+    def blank(params, frozen, seqs):
+        del params, frozen
+        batch = {"seqs": seqs}
+        if kl_coef:
+            batch["ref_logps"] = jnp.zeros(seqs.mask.shape)
+        return with_dropout(model, batch, jax.random.key(0))
+
     def measured(params, batch):
         seqs, mask = batch["seqs"], batch["seqs"].mask
         logps = token_logps(
@@ -106,6 +114,7 @@ def make(
         cacheable=False,
         online=True,
         updates=epochs * minibatches,
+        blank=blank,
         temperature=temperature,
     )
 

@@ -68,12 +68,16 @@ def lay_out(samples, which, rows: Rows, layout) -> tuple[Packed, np.ndarray]:
 
 def in_rows(items, most: int, rows: Rows, layout, answers: int = 1) -> Packed:
     """Items of so many answers in rows; every process has `most` of them, or fewer."""
-    # Few different numbers of rows, so that few programs are compiled.
-    quarter = -(-most // 4)
-    step = -(-quarter * layout.ways("batch") // packed.share(layout) // rows.step)
-    step = max(step, 1) * rows.step
+    step = step_of(most, rows, layout.ways("batch") // packed.share(layout))
     places = SEGMENTS // answers
     return packed.pack(items, rows.length, layout, step=step, most=places)
+
+
+def step_of(most: int, rows: Rows, processes: int) -> int:
+    """Rows come in multiples of this: few different numbers, so that few programs are
+    compiled."""
+    quarter = -(-most // 4)
+    return max(-(-quarter * processes // rows.step), 1) * rows.step
 
 
 def spread(made: Packed, there, arrays: dict) -> dict:

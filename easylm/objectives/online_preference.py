@@ -96,6 +96,17 @@ def make(
         metrics = everywhere(samples.metrics | metrics)
         return Prepared(batches * epochs, metrics, online.to_read(samples))
 
+    def blank(params, frozen, seqs):
+        rows, places = len(seqs.tokens), online.SEGMENTS // 2
+        laid = {"seqs": seqs, "items": jnp.zeros((rows, places), jnp.int32)}
+        laid["scores"] = jnp.zeros((rows, places, 2))
+        laid["ratings"] = jnp.zeros((rows, places, 2, 0))
+        laid["old_tokens"] = jnp.zeros(seqs.mask.shape)
+        if inner.mismatched:
+            laid["mismatched"] = seqs
+        [batch] = inner.prepare(params, frozen, laid, jax.random.key(0)).batches
+        return {name: x for name, x in batch.items() if name != "old_tokens"}
+
     def _gap(policy, rollout, samples, these, made, tokens) -> dict:
         if rollout.temperature != temperature:  # the sampler's are those of another
             tokens = logps_of(rollout.temperature or 1.0)(policy, made.seqs)
@@ -119,6 +130,7 @@ def make(
         mismatched=False,
         online=True,
         updates=epochs * minibatches,
+        blank=blank,
         temperature=temperature,
     )
 

@@ -90,6 +90,7 @@ def make(
     logps_of = online.logps_of(model, temperature)
     values_of = jax.jit(partial(token_values, value)) if valued else None
     whitened = jax.jit(estimating.whitened)
+    read = _read_by_loss(estimating, refers, interleaved, importance_cap)
 
     def prepare(params, frozen, batch, key):
         rollout, rows = frozen["rollout"], frozen["rows"]
@@ -116,7 +117,7 @@ def make(
                 samples, seen, found, coef if kl_in == "reward" else 0.0
             )
             metrics["objective/kl_coef"] = Mean(coef, 1.0)
-            read = online.to_read(samples)
+            shown = online.to_read(samples)
             changed = not np.array_equal(found["counts"], samples.there)
             samples.there = found["counts"]
             fields = constants(samples, seen, found)
@@ -130,7 +131,7 @@ def make(
         if ptx_weight:
             ready = online.mix(ready, batch["ptx"], ptx_weight, reduce, limit)
         metrics = everywhere(samples.metrics | metrics)
-        return Prepared(ready, metrics, read, remember(memory, metrics))
+        return Prepared(ready, metrics, shown, remember(memory, metrics))
 
     def look(params, frozen, samples, laid) -> dict:
         """What the models say of the answers before the first update: [J, N] each."""
@@ -144,20 +145,17 @@ def make(
 
     def constants(samples, seen, found) -> dict:
         """What the loss reads, of the answers."""
-        fields = {"lengths": samples.lengths.astype(np.float32)}
-        if refers and (kl_in == "loss" or interleaved):
-            fields["ref_logps"] = seen["ref_logps"]
-        if interleaved:
-            return fields | {"scores": samples.rewards}
-        fields |= {"old_logps": seen["old_logps"], "advantages": found["advantages"]}
-        if valued:
-            fields |= {"old_values": seen["old_values"], "returns": found["returns"]}
+        known = {**seen, **found, "lengths": samples.lengths.astype(np.float32)}
+        known["scores"] = samples.rewards
         if importance_cap:
             given = seen["old_logps"], samples.logps
-            fields["weights"] = np.asarray(
-                losses.importance(*given, cap=importance_cap)
-            )
-        return fields
+            known["weights"] = np.asarray(losses.importance(*given, cap=importance_cap))
+        return {name: known[name] for name in read}
+
+    def blank(params, frozen, seqs):
+        del params, frozen
+        batch = {"seqs": seqs} | {name: jnp.zeros(seqs.mask.shape) for name in read}
+        return batch | ({"ptx": seqs} if ptx_weight else {})
 
     def one_update(made, there, fields) -> dict:
         batch = online.spread(made, there, fields)
@@ -249,8 +247,21 @@ def make(
         start=lambda params: params | ({"memory": fresh} if fresh else {}),
         online=True,
         updates=epochs * minibatches,
+        blank=blank,
         temperature=temperature,
     )
+
+
+def _read_by_loss(estimating, refers, interleaved, importance_cap) -> list[str]:
+    """Names of what the batches hold beside the tokens."""
+    found = ["lengths"]
+    if refers and (estimating.kl_in == "loss" or interleaved):
+        found.append("ref_logps")
+    if interleaved:
+        return [*found, "scores"]
+    found += ["old_logps", "advantages"]
+    found += ["old_values", "returns"] * estimating.valued
+    return found + ["weights"] * bool(importance_cap)
 
 
 def _check(estimating, value, level, reduce, kl_coef, kl_target, interleaved) -> None:

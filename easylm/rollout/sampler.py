@@ -11,7 +11,7 @@ tokens, V vocab.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -49,9 +49,34 @@ class Completions(NamedTuple):
     steps: jax.Array  # int32[]  how many tokens the loop went on for
 
 
-def generate(
+def generate(model: Model, params, prompts: Prompts, key, **options) -> Completions:
+    """Samples completions of each prompt; those of one prompt are adjacent.
+
+    `key` is one key, or one per prompt: then a prompt gets the same samples in any
+    batch. The options are those of `ready`. Runs on the mesh of `sharding.use`, however
+    params are laid out.
+    """
+    made = ready(model, prompts, key, **options)
+    with made.mesh():
+        out = made.program(params, *made.arguments)
+    end = slice(options["max_new_tokens"])
+    return out._replace(tokens=out.tokens[:, end], logps=out.logps[:, end])
+
+
+class Ready(NamedTuple):
+    """A compiled function and what it takes beside the parameters."""
+
+    program: Callable
+    arguments: tuple
+    layout: sharding.Layout | None
+
+    def mesh(self):
+        layout = self.layout
+        return contextlib.nullcontext() if layout is None else sharding.use(layout)
+
+
+def ready(
     model: Model,
-    params,
     prompts: Prompts,
     key,
     *,
@@ -64,13 +89,11 @@ def generate(
     stop_table=None,
     samples: int = 1,
     rows: int | None = None,
-) -> Completions:
-    """Samples `samples` completions of each prompt; those of one prompt are adjacent.
+) -> Ready:
+    """What `generate` runs: `samples` completions of each prompt.
 
-    `key` is one key, or one per prompt: then a prompt gets the same samples in any
-    batch. `rows`: how many decode at a time; None for all. `stop_table` comes from
-    `stops.stop_table`; `sampling.sample` explains the other options. Runs on the mesh
-    of `sharding.use`, however params are laid out.
+    `rows`: how many decode at a time; None for all. `stop_table` comes from
+    `stops.stop_table`; `sampling.sample` explains the other options.
     """
     tokens, lengths = prompts
     check(temperature, top_k, top_p, min_p)
@@ -93,12 +116,9 @@ def generate(
         sharding.check_divides(rows, "batch", layout, "rows that decode at a time")
         # One new token at a time cannot be split along time.
         layout = layout._replace(rules={**layout.rules, "length": ()})
-    with contextlib.nullcontext() if layout is None else sharding.use(layout):
-        program = _program(model._replace(spec=None), options, _hashable(layout))
-        limit = np.int32(max_new_tokens)
-        out = program(params, tokens, lengths, key, limit, ids, table)
-    end = slice(max_new_tokens)
-    return out._replace(tokens=out.tokens[:, end], logps=out.logps[:, end])
+    program = _program(model._replace(spec=None), options, _hashable(layout))
+    limit = np.int32(max_new_tokens)
+    return Ready(program, (tokens, lengths, key, limit, ids, table), layout)
 
 
 def complete(

@@ -4,6 +4,7 @@ It is held in the dtype of its computation, split as the rules say, without opti
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -35,14 +36,7 @@ class Scorer:
         self.loaded, self._layout, self._quiet = loaded, layout, quiet
         weights = jnp.asarray(loaded.weights or [1 / config.scores] * config.scores)
         self._params = base.in_compute_dtype(loaded.params, loaded.model)
-
-        @jax.jit
-        def program(params, seqs):
-            where = seqs.tokens, seqs.positions, seqs.segments
-            hidden, _ = loaded.model.forward(params, *where)
-            return jnp.sum(token_scores(params, hidden) * weights, axis=-1)
-
-        self._program = program
+        self._program = jax.jit(partial(token_rewards, loaded.model, weights))
 
     def __call__(self, segments) -> np.ndarray:
         """Of the conversations of this process: ids and masks, the answer scored."""
@@ -75,6 +69,12 @@ class Scorer:
         render = chat.get(self.loaded.template)
         tokenizer = self.loaded.tokenizer
         return chat.encode_chats(tokenizer, render, conversations, scored="last")
+
+
+def token_rewards(model, weights, params, seqs):
+    """The weighted sum of the scores at every token, float32[R, T]."""
+    hidden, _ = model.forward(params, seqs.tokens, seqs.positions, seqs.segments)
+    return jnp.sum(token_scores(params, hidden) * weights, axis=-1)
 
 
 def of_samples(scorer: Scorer, tokenizer, template: str) -> Callable:

@@ -171,6 +171,18 @@ def write_model_config(workdir, config) -> None:
         (epath.Path(workdir) / "model.json").write_text(text)
 
 
+def shape_of(path) -> transformer.TransformerConfig:
+    """The shape of the model in a directory: of a run, or of Hugging Face.
+
+    Or of a preset, "llama:2-13b", for those who plan a run whose models lie elsewhere.
+    """
+    if is_workdir(path):
+        return read_model_config(path)
+    if ":" in str(path) and path in base.variants():
+        return base.config_for(path)
+    return hf.config_from_hf(path)
+
+
 def read_model_config(workdir) -> transformer.TransformerConfig:
     fields = json.loads(_read(epath.Path(workdir) / "model.json"))
     if fields["rope_scaling"]:

@@ -24,17 +24,12 @@ def make_value(config, tokenizer, model):
     if "value" not in config or config.objective.advantage != "gae":
         return None
     path = config.value.path
-    computed = ("dtype", "param_dtype", "remat", "rope_dtype", "unroll", "logits_chunk")
-    how = {name: getattr(model.config, name) for name in computed}
+    how = transformer.computation(model.config)
     if not path:
         return transformer.make(
             dataclasses.replace(model.config, head="score", scores=1, lora_rank=0)
         )
-    shape = (
-        checkpoint.read_model_config(path)
-        if checkpoint.is_workdir(path)
-        else hf.config_from_hf(path)
-    )
+    shape = checkpoint.shape_of(path)
     check_vocabulary(path, shape, model.config, tokenizer, "value model")
     if shape.scores != 1 and shape.head != "lm":
         raise UserError(f"value model {path} gives {shape.scores} scores, not one")

@@ -35,6 +35,7 @@ from easylm.training import checkpoint
 # Of a model's config, what no log-probability hangs on.
 INDIFFERENT = {
     **{"remat": "full", "unroll": 1, "logits_chunk": 1, "param_dtype": ""},
+    **{"attention": "auto"},
     **{"lora_alpha": 0.0, "lora_targets": "", "score_std": 0.0},
 }
 PROBE = "The reference reads: 3.14 + 2 = 5.14, naïve?\n\tdéjà vu — 漢字 {}[];"
@@ -54,7 +55,7 @@ def make(config, tokenizer, model, layout, temperature=1.0) -> Callable:
     `part` names that data: with a cache, each has a file of its own.
     """
     model, params = _load(config, tokenizer, model, layout)
-    program = jax.jit(partial(_logps, model, config.microbatches, temperature))
+    program = jax.jit(partial(item_logps, model, config.microbatches, temperature))
     of_tokens = jax.jit(partial(token_logps, model, temperature=temperature))
     look_up = jax.jit(_look_up)
     checkpoint_mark = cache(partial(fingerprint, params))  # the same for all data
@@ -111,22 +112,24 @@ def _mix(x):
     return x ^ (x >> 16)
 
 
+def make_model(config, tokenizer, model):
+    """The model of the reference, its parameters those of a frozen one."""
+    path = config.reference.path
+    shape = model.config
+    if path:
+        shape = replace(
+            checkpoint.shape_of(path), **transformer.computation(model.config)
+        )
+        check_vocabulary(path, shape, model.config, tokenizer)
+    plain = transformer.make(replace(shape, lora_rank=0, dropout=0.0))
+    return plain._replace(spec=base.compute_spec(plain))
+
+
 def _load(config, tokenizer, model, layout):
     """The model of the reference and its parameters."""
     path = config.reference.path or config.init
-    computed = ("dtype", "param_dtype", "remat", "rope_dtype", "unroll", "logits_chunk")
-    how = {name: getattr(model.config, name) for name in computed}
-    if not config.reference.path:
-        shape = replace(model.config, lora_rank=0, dropout=0.0)
-    elif checkpoint.is_workdir(path):
-        shape = checkpoint.read_model_config(path)
-        shape = replace(shape, **how, lora_rank=0, dropout=0.0)
-    else:
-        shape = replace(hf.config_from_hf(path), **how)
-    if config.reference.path:
-        check_vocabulary(path, shape, model.config, tokenizer)
-    plain = transformer.make(shape)
-    frozen = plain._replace(spec=base.compute_spec(plain))
+    frozen = make_model(config, tokenizer, model)
+    plain = transformer.make(frozen.config)
     key = jax.random.key(config.seed)
     if not path:
         params = base.init(plain.spec, key, layout)
@@ -155,7 +158,7 @@ def check_vocabulary(path, shape, policy, tokenizer, what="reference") -> None:
         )
 
 
-def _logps(model, microbatches, temperature, params, batch):
+def item_logps(model, microbatches, temperature, params, batch):
     """Part by part, as the update goes through the batch: as much memory as it."""
     shape = batch["ratings"].shape[1:3]
     one = partial(answer_logps, model, params, shape=shape, temperature=temperature)

@@ -1,6 +1,7 @@
 """From a config to the parts of a run: tokenizer, model, data, first parameters."""
 
 from collections import Counter
+from functools import partial
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from easylm.evals import comparisons, likelihood, rewards, samples
 from easylm.models import base, hf, transformer
 from easylm.sharding import Layout, check_divides
 from easylm.training import checkpoint, online, optimizer, reference, select
-from easylm.training.step import State, init_state
+from easylm.training.step import State, init_state, train_step
 
 
 def check_batch(config, layout: Layout) -> None:
@@ -60,10 +61,8 @@ def make_model(config, tokenizer) -> base.Model:
         shape = base.config_for(config.model.name, **changes)
     elif not config.init:
         raise UserError("no model: set config.model.name or config.init")
-    elif checkpoint.is_workdir(config.init):
-        shape = base.override(checkpoint.read_model_config(config.init), **changes)
     else:
-        shape = base.override(hf.config_from_hf(config.init), **changes)
+        shape = base.override(checkpoint.shape_of(config.init), **changes)
     if tokenizer.vocab_size > shape.vocab_size:
         raise UserError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the model only"
@@ -218,6 +217,21 @@ def make_optimizer(config, objective, steps: int):
         from easylm.models.lora import TRAIN as train
     freeze = "|".join(filter(None, (config.freeze, objective.constant)))
     return made, lr, select.trainable(spec, freeze, train)
+
+
+def make_step(config, objective, optimizer, trained):
+    """The compiled update: (state, batch) -> (state, metrics)."""
+    step = partial(
+        train_step,
+        loss=objective.loss,
+        optimizer=optimizer,
+        trainable=trained,
+        microbatches=config.microbatches,
+        reduction=config.reduction,
+        unit=objective.unit,
+        after=objective.after,
+    )
+    return jax.jit(step, donate_argnums=0)
 
 
 def apart(policy, value):

@@ -1,0 +1,423 @@
+"""The programs of a run, ready to be lowered: what the loop would compile, with shapes
+in place of arrays.
+
+They are the loop's own functions. Nothing is read but the shape of the models, so a
+preset may stand for a checkpoint that lies elsewhere: config.init="llama:2-13b".
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from easylm import sharding
+from easylm.data.sequences import Sequences
+from easylm.errors import UserError
+from easylm.models import base, transformer
+from easylm.models.answers import token_values
+from easylm.models.heads import token_logps
+from easylm.objectives import base as objectives
+from easylm.objectives import online as of_online
+from easylm.rollout.sampler import Prompts, ready
+from easylm.rollout.scorer import token_rewards
+from easylm.sharding import Layout
+from easylm.training import checkpoint, flops, online, reference, setup
+
+PARAMETERS, OPTIMIZER, FROZEN, SAMPLER = "parameters", "optimizer", "frozen", "sampler"
+HELD = (PARAMETERS, OPTIMIZER, FROZEN)  # from the first iteration to the last
+
+
+class Argument(NamedTuple):
+    """Arrays that a program is given, and what they are."""
+
+    kind: str
+    tree: Any  # of ShapeDtypeStruct
+
+
+class Program(NamedTuple):
+    name: str
+    function: Callable  # jitted
+    arguments: tuple[Argument, ...]
+    layout: Layout
+    times: float = 1.0  # in an iteration
+    tokens: int = 0  # that it works on, prompts and answers
+    trips: int = 1  # of a loop that ends when it is done, at most
+    beside: tuple[Argument, ...] = ()  # held meanwhile, beside what is always held
+
+    @property
+    def trees(self) -> tuple:
+        return tuple(argument.tree for argument in self.arguments)
+
+
+class Run(NamedTuple):
+    """All of it."""
+
+    programs: tuple[Program, ...]
+    held: dict[str, tuple[Argument, ...]]  # name -> what is held all the time
+    model: base.Model
+    tokens: int  # trained on in an iteration
+    iterations: int | None  # None where only the data would tell
+    microbatches: int
+    slots: int  # of the cache, of all rows that decode at a time
+    flops: float  # that the model needs for all updates of an iteration
+
+
+def programs(config, layout: Layout) -> Run:
+    """What an iteration of the run compiles and holds on this mesh."""
+    setup.check_batch(config, layout)
+    tokenizer = _tokenizer()
+    # Outside of sharding.use: what is computed at once cannot be on absent devices.
+    model = setup.make_model(config, tokenizer)
+    _check_heads(config, model, layout)
+    value = online.make_value(config, tokenizer, model)
+    objective = objectives.make(model=model, value=value, **config.objective)
+    steps = config.steps or 1000  # a schedule needs an end
+    optimizer, _, trained = setup.make_optimizer(config, objective, steps)
+    state = setup.abstract_state(objective.spec, optimizer, trained, layout)
+    made = _Maker(config, layout, model, value, objective, tokenizer, state)
+    return made.run(setup.make_step(config, objective, optimizer, trained))
+
+
+class _Maker:
+    def __init__(self, config, layout, model, value, objective, tokenizer, state):
+        self.config, self.layout = config, layout
+        self.model, self.value, self.objective = model, value, objective
+        self.state = Argument(PARAMETERS, state.params), Argument(
+            OPTIMIZER, state.opt_state
+        )
+        self.whole_state = state
+        self.key = jax.eval_shape(lambda: jax.random.key(0))
+        self.length = config.data.length
+        self.reference = self._reference(tokenizer)
+        self.judges = self._judges() if objective.online else {}
+
+    def run(self, step) -> Run:
+        before = self._online() if self.objective.online else self._offline()
+        batch, rows = self._batch()
+        train = Program(
+            "train step",
+            step,
+            (*self.state, Argument("batch", batch)),
+            self.layout,
+            times=self.objective.updates,
+            tokens=rows * self.length,
+        )
+        # One argument of the step is the whole state.
+        train = train._replace(
+            function=_Joined(step, type(self.whole_state), self.whole_state.step)
+        )
+        held = {"policy": self.state}
+        if self.reference:
+            held["reference"] = (self._of_reference(),)
+        for name, (_, _, argument) in self.judges.items():
+            held[name] = (argument,)
+        tokens = rows * self.length * self.objective.updates
+        return Run(
+            (*before, train),
+            held,
+            self.model,
+            tokens,
+            self.config.steps,
+            self.config.microbatches,
+            self._slots(),
+            self._flops(rows) * self.objective.updates,
+        )
+
+    def _flops(self, rows: int) -> float:
+        """Of an update, its rows full of whole segments."""
+        found = 0.0
+        for model in (self.model, self.value):
+            if model is not None:
+                c = model.config
+                near = min(c.sliding_window or self.length, self.length)
+                pairs = c.layers * rows * self.length * (near + 1) / 2
+                found += flops.train_flops(c, rows * self.length, pairs)
+        return found
+
+    def _slots(self) -> int:
+        if not self.objective.online:
+            return 0
+        options = self.config.rollout
+        answers = self.config.batch * options.group
+        rows = min(options.rows or answers, answers)
+        return rows * (options.prompt_length + options.max_new_tokens)
+
+    # What is frozen.
+
+    def _reference(self, tokenizer):
+        config = self.config
+        if not self.objective.reference or config.reference.path == "none":
+            return None
+        return reference.make_model(config, tokenizer, self.model)
+
+    def _of_reference(self) -> Argument:
+        return Argument(FROZEN, base.abstract(self.reference.spec, self.layout))
+
+    def _judges(self) -> dict:
+        """name -> (model, its weights, its parameters)."""
+        found = {}
+        for name, term in sorted(self.config.reward.terms.items()):
+            if not term.weight or term.verifier:
+                continue
+            if not term.model:
+                raise UserError(
+                    f"no reward model: set config.reward.terms.{name}.model to a"
+                    " directory, or to a preset of its shape such as llama:2-13b"
+                )
+            for number, path in enumerate(term.model.split(",")):
+                shape = _scoring(checkpoint.shape_of(path), self.model.config)
+                made = transformer.make(shape)
+                made = made._replace(spec=base.compute_spec(made))
+                weights = jnp.full(shape.scores, 1 / shape.scores)
+                params = Argument(FROZEN, base.abstract(made.spec, self.layout))
+                found[f"reward {name}{number or ''}"] = made, weights, params
+        return found
+
+    # Batches.
+
+    def _rows(self, rows: int, length: int) -> Sequences:
+        place = self.layout.sharding("batch", "length")
+        one = lambda dtype: jax.ShapeDtypeStruct((rows, length), dtype, sharding=place)
+        ints = (one(jnp.int32) for _ in range(3))
+        tokens, segments, positions = ints
+        return Sequences(tokens, one(jnp.float32), segments, positions)
+
+    def _of_rows(self, shape, dtype=jnp.float32):
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=self.layout.sharding("batch"))
+
+    def _loaded(self) -> dict:
+        """A batch as the loader places it."""
+        config, objective, rows = self.config, self.objective, self.config.batch
+        batch = {"seqs": self._rows(rows, self.length)}
+        if objective.pairs is not None:
+            items = config.data.items_per_row
+            shape = rows, items, config.data.answers
+            from easylm.data import variants
+
+            if config.data.variants:
+                more = variants.get(config.data.variants)[1]
+                shape = (*shape[:2], shape[2] + more)
+            batch["items"] = self._of_rows(shape[:2], jnp.int32)
+            batch["ratings"] = self._of_rows((*shape, config.data.ratings))
+        if objective.mismatched:
+            batch["mismatched"] = batch["seqs"]
+        return batch
+
+    def _batch(self) -> tuple[Any, int]:
+        """What the step gets, and its rows."""
+        objective = self.objective
+        params = self.state[0].tree
+        refs = self._of_reference().tree if self.reference else None
+        if objective.online:
+            seqs = self._rows(self._update_rows(), self.length)
+            make = lambda p, r, s: objective.blank(p, self._frozen(r), s)
+            given = seqs
+        else:
+            given = self._loaded()
+
+            def make(p, r, batch):
+                key = jax.random.key(0)
+                return objective.prepare(p, self._frozen(r), batch, key).batches[0]
+
+        with sharding.use(self.layout):
+            found = jax.eval_shape(make, params, refs, given)
+        rows = (given if objective.online else given["seqs"]).tokens.shape[0]
+        return jax.tree.map(partial(self._placed, rows), found), rows
+
+    def _placed(self, rows, x):
+        """As it arrives at the step: split by rows, and by time where it has any."""
+        names = ("batch",) if x.ndim and x.shape[0] == rows else ()
+        if names and x.ndim == 2 and x.shape[1] == self.length:
+            names = "batch", "length"
+        where = self.layout.sharding(*names)
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+    def _frozen(self, params) -> dict:
+        if params is None:
+            return {}
+        temperature = self.objective.temperature
+        logps = partial(
+            reference.item_logps, self.reference, self.config.microbatches, temperature
+        )
+        tokens = partial(token_logps, self.reference, temperature=temperature)
+        return {
+            "reference": reference.Reference(
+                partial(logps, params),
+                lambda batch: tokens(params, batch["seqs"]),
+                self.reference.config,
+            )
+        }
+
+    def _update_rows(self) -> int:
+        """Rows of an update when every answer is as long as it may be."""
+        config, updates = self.config, self.config.objective.get("minibatches") or 1
+        answers = config.batch * config.rollout.group
+        each = 1
+        if config.objective.name == "online_preference":
+            pairs = config.objective.get("pairs") or "extremes"
+            each = config.rollout.group if pairs == "extremes" else 2
+        if config.objective.name == "best_of":
+            each = config.rollout.group / (config.objective.get("keep") or 1)
+        most = math.ceil(answers / each / updates)
+        rows = online.make_rows(config, self.layout)
+        step = of_online.step_of(most, rows, 1)
+        return -(-most // step) * step
+
+    # Programs beside the step.
+
+    def _offline(self) -> tuple[Program, ...]:
+        if not self.reference or self.config.reference.cache:
+            return ()
+        batch, temperature = self._loaded(), self.objective.temperature
+        function = jax.jit(
+            partial(
+                reference.item_logps, self.reference, self.config.microbatches, temperature
+            )
+        )
+        given = self._of_reference(), Argument("batch", batch)
+        tokens = self.config.batch * self.length
+        return (Program("reference", function, given, self.layout, tokens=tokens),)
+
+    def _online(self) -> tuple[Program, ...]:
+        config = self.config
+        updates = config.objective.get("minibatches") or 1
+        seqs = Argument("batch", self._rows(self._update_rows(), self.length))
+        tokens = self._update_rows() * self.length
+        forward = dict(layout=self.layout, times=updates, tokens=tokens)
+        found = [*self._sampling()]
+        for name, (model, weights, params) in self.judges.items():
+            function = jax.jit(partial(token_rewards, model, weights))
+            found.append(self._scoring(name, function, params))
+        policy = of_online.policy(self.state[0].tree)
+        temperature = self.objective.temperature
+        logps = jax.jit(partial(token_logps, self.model, temperature=temperature))
+        given = Argument(PARAMETERS, policy), seqs
+        found.append(Program("log-probabilities", logps, given, **forward))
+        if self.reference:
+            logps = jax.jit(
+                partial(token_logps, self.reference, temperature=temperature)
+            )
+            given = self._of_reference(), seqs
+            found.append(Program("reference", logps, given, **forward))
+        if self.value is not None:
+            values = jax.jit(partial(token_values, self.value))
+            given = Argument(PARAMETERS, self.state[0].tree["value"]), seqs
+            found.append(Program("value", values, given, **forward))
+        return tuple(found)
+
+    def _scoring(self, name, function, params) -> Program:
+        ways = self.layout.ways("batch")
+        rows = ways * max(1, 8 // ways)
+        answers = self.config.batch * self.config.rollout.group
+        seqs = Argument("batch", self._rows(rows, self.length))
+        return Program(
+            name,
+            function,
+            (params, seqs),
+            self.layout,
+            times=-(-answers // rows),
+            tokens=rows * self.length,
+        )
+
+    def _sampling(self) -> tuple[Program, ...]:
+        """The weights laid out for sampling, and the answers."""
+        config, model = self.config, self.model
+        options = config.rollout.to_dict()
+        mesh, rules = options.pop("mesh"), options.pop("rules")
+        layout = self.layout
+        if mesh or rules:
+            devices = self.layout.mesh.devices.flat
+            layout = sharding.make_layout(mesh, rules, sorted_devices(devices))
+        new, group = options["max_new_tokens"], options["group"]
+        known = ("temperature", "top_k", "top_p", "min_p", "rows")
+        given = {k: options[k] for k in known if options[k] is not None}
+        shape = config.batch, options["prompt_length"]
+        prompts = Prompts(np.zeros(shape, np.int32), np.zeros(shape[:1], np.int32))
+        with sharding.use(layout):
+            made = ready(
+                model,
+                prompts,
+                self.key,
+                samples=group,
+                stop_ids=(0,),
+                max_new_tokens=new,
+                **given,
+            )
+        rows = {1: ("batch",), 2: ("batch",)}
+
+        def placed(x, split=True):
+            names = rows.get(x.ndim, ()) if split else ()
+            where = made.layout.sharding(*names)
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
+        tokens, lengths, key, *rest = made.arguments
+        batch = placed(tokens), placed(lengths)
+        rest = [placed(x, split=False) for x in (key, *rest)]
+        params = Argument(SAMPLER, base.abstract(base.compute_spec(model), layout))
+        answers = config.batch * group
+        rollout = Program(
+            "rollout",
+            made.program,
+            (params, *(Argument("batch", x) for x in (*batch, *rest))),
+            made.layout,
+            times=options["rounds"],
+            tokens=answers * new,
+            trips=new * max(1, -(-answers // (options["rows"] or answers))),
+        )
+        return (rollout,)
+
+
+class _Joined:
+    """The step as a function of the parts of its state, so that each has its kind."""
+
+    def __init__(self, step, state, number):
+        self._step, self._state, self._number = step, state, number
+
+    def lower(self, params, opt_state, batch):
+        state = self._state(self._number, params, opt_state)
+        return self._step.lower(state, batch)
+
+    def __call__(self, params, opt_state, batch):
+        return self._step(self._state(self._number, params, opt_state), batch)
+
+
+def sorted_devices(devices) -> list:
+    return sorted(devices, key=lambda device: device.id)
+
+
+def bytes_of(arguments, layout: Layout) -> int:
+    """On one device."""
+    del layout
+    return sum(_bytes(x) for a in arguments for x in jax.tree.leaves(a.tree))
+
+
+def _bytes(x) -> int:
+    shape = x.sharding.shard_shape(x.shape) if x.sharding else x.shape
+    size = 4 if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x.dtype.itemsize
+    return math.prod(shape) * size
+
+
+def _scoring(shape, policy):
+    """A reward model's shape, computed as the policy is."""
+    from dataclasses import replace
+
+    head = {} if shape.head != "lm" else {"head": "score", "scores": 1}
+    return replace(shape, dtype=policy.dtype, remat=policy.remat, **head)
+
+
+def _tokenizer():
+    """Of no words: what a plan needs to know of one."""
+    return SimpleNamespace(vocab_size=0, stop_ids=(0,), eos=0)
+
+
+def _check_heads(config, model, layout) -> None:
+    """Heads over the tensor axis, with the nearest number that divides."""
+    for name in ("heads", "kv_heads"):
+        sharding.check_divides(
+            getattr(model.config, name), name, layout, f"{name} of {config.model.name}"
+        )

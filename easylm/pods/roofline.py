@@ -1,0 +1,102 @@
+"""How long a program takes at best, and what it waits for.
+
+Three resources work at once: the matrix units, the memory, the wires. What the compiler
+overlaps with computing costs the longer of the two, what it does not is added.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from easylm.pods.hlo import Collective
+from easylm.pods.slices import Slice
+from easylm.pods.work import Work
+
+# Shares of the peak that large products reach, by the compiler's own cost model (8192^3
+# in bfloat16); attention kernels reach about half.
+PRODUCTS = {"v3": 0.85, "v4": 0.93, "v5e": 0.88, "v5p": 0.9, "v6e": 0.7, "tpu7x": 0.7}
+KERNELS = 0.5
+MEMORY = 0.85  # of the bandwidth
+
+
+class Seconds(NamedTuple):
+    """Of one run of a program."""
+
+    compute: float
+    memory: float
+    hidden: float  # on the wires while something is computed
+    exposed: float  # on the wires while nothing is
+    axis: str  # of the mesh, whose wires are busiest
+
+    @property
+    def total(self) -> float:
+        return max(self.compute, self.memory, self.hidden) + self.exposed
+
+    @property
+    def bound(self) -> str:
+        """What it waits for most of the time."""
+        wires = self.hidden + self.exposed
+        network = f"network ({self.axis})" if self.axis else "network"
+        parts = {"compute": self.compute, "memory": self.memory, network: wires}
+        return max(parts, key=parts.get)
+
+
+def seconds(
+    place: Slice, mesh, work: Work, moved: float, found: Iterable[Collective]
+) -> Seconds:
+    """work: of all devices; moved: bytes to and from the memory of one."""
+    generation = place.generation
+    peak = generation.flops / generation.devices * place.devices
+    compute = work.products / (peak * PRODUCTS[generation.name])
+    compute += work.kernels / (peak * KERNELS)
+    memory = moved / (generation.hbm_rate / generation.devices * MEMORY)
+    hidden, exposed, busy = 0.0, 0.0, {}
+    for one in found:
+        spent = one.total / rate(place, mesh, one.axes)
+        busy[one.axes] = busy.get(one.axes, 0.0) + spent
+        hidden += spent * one.overlapped
+        exposed += spent * (not one.overlapped)
+    axis = " x ".join(max(busy, key=busy.get)) if busy else ""
+    return Seconds(compute, memory, hidden, exposed, axis)
+
+
+def rate(place: Slice, mesh, axes: tuple[str, ...]) -> float:
+    """Bytes per second that a device can send along axes of the mesh."""
+    generation = place.generation
+    devices = _along(mesh, axes)
+    if len({getattr(d, "slice_index", 0) for d in devices}) > 1:
+        return generation.network / generation.devices
+    where = np.array([d.coords for d in devices])
+    sides = [s for s in range(where.shape[1]) if len(set(where[:, s].tolist())) > 1]
+    total = 0.0
+    for side in sides:
+        length = len(set(where[:, side].tolist()))
+        whole = length == (*place.shape, 1, 1)[side]
+        ring = whole and (*place.around, False, False)[side] and length > 2
+        total += generation.link * (2 if ring else 1)
+    # Two devices of one chip share its wires; among themselves they are faster.
+    return max(total, generation.link) / generation.devices
+
+
+def _along(mesh, axes):
+    """Devices that differ only along these axes."""
+    where = tuple(slice(None) if name in axes else 0 for name in mesh.axis_names)
+    return np.ravel(mesh.devices[where]).tolist()
+
+
+def decoding(cache: float, weights: float, steps: int) -> float:
+    """Bytes moved by a loop that reads the weights, and a cache that fills up, for each
+    token."""
+    return steps * (weights + cache / 2)
+
+
+def layers(c, tokens: float, weights: float, passes: float) -> float:
+    """Bytes moved by `passes` over so many tokens of a device: the weights, and what
+    each layer writes and reads again."""
+    wide = 8 * c.dim + 2 * c.heads * c.head_dim + 2 * c.kv_heads * c.head_dim
+    each = 2 * 2.0 * tokens * (wide + 3 * c.mlp_dim)
+    return passes * (weights + c.layers * each)
+
+
