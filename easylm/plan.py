@@ -3,17 +3,32 @@
 `plan` takes every program of the run to the TPU's own compiler, for the devices of the
 slice, and adds up what comes out: memory by kind, traffic between chips, time at best,
 and what that costs. Nothing has run on a TPU: whether it fits is the compiler's word,
-times are a model (docs/pods.md says how good).
+times are a model (docs/pods.md says how good). `search` does so for many meshes.
 """
 
+import itertools
+import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from easylm import sharding
 from easylm.errors import UserError
-from easylm.pods import compiler, flags, hlo, programs, roofline, slices, work
-from easylm.pods.programs import PARAMETERS, SAMPLER, Program, Run, bytes_of
-from easylm.pods.slices import GIB, Slice
+from easylm.models.transformer import REMAT
+from easylm.pods import (
+    analytic,
+    compiler,
+    flags,
+    hlo,
+    programs,
+    roofline,
+    slices,
+    work,
+)
+from easylm.pods.programs import OPTIMIZER, PARAMETERS, SAMPLER, Program, Run, bytes_of
+from easylm.pods.slices import Slice
 from easylm.training import flops
+
+TRAIN, ROLLOUT = analytic.TRAIN, analytic.ROLLOUT
 
 
 class Part(NamedTuple):
@@ -21,12 +36,15 @@ class Part(NamedTuple):
 
     name: str
     times: float  # in an iteration
-    fits: bool
-    why: str  # what is short, if it does not fit
+    why: str  # it does not fit; empty if it does
     memory: dict[str, float]  # kind -> bytes; together the most that is in use
     flops: float  # on one device, as computed
     seconds: roofline.Seconds
     collectives: list[hlo.Collective]
+
+    @property
+    def fits(self) -> bool:
+        return not self.why
 
 
 class Plan(NamedTuple):
@@ -38,6 +56,7 @@ class Plan(NamedTuple):
     seconds: float  # of an iteration
     mfu: float  # of the train step
     iterations: int | None
+    estimated: bool  # by formulas, without the compiler
 
     @property
     def fits(self) -> bool:
@@ -52,50 +71,76 @@ class Plan(NamedTuple):
 
 
 def plan(config, topology: str | Slice, *, fast: bool = True) -> Plan:
-    """fast: the compiler's quick mode, which is a little pessimistic about memory."""
+    """fast: the compiler's quick mode, which is a little pessimistic about memory, and
+    overlaps nothing. Without a compiler, formulas (`Plan.estimated`)."""
     place = slices.parse(topology) if isinstance(topology, str) else topology
+    check(config, place)
     if compiler.missing():
-        raise UserError(compiler.missing())
+        return estimate(config, place)
     layout = sharding.make_layout(config.mesh, config.rules, compiler.devices(place))
     run = programs.programs(config, layout)
-    everything = [a for arguments in run.held.values() for a in arguments]
-    parts = tuple(_part(p, place, everything, run, fast) for p in run.programs)
-    return _whole(place, layout, run, parts)
+    made = lambda program, resident: _compiled(program, place, resident, fast)
+    return _planned(place, layout, run, made, estimated=False)
 
 
-def _part(program: Program, place, everything, run, fast) -> Part:
-    mine = [a for a in program.arguments if a.kind in programs.HELD]
-    layout = program.layout
-    resident = bytes_of([*everything, *program.beside], layout) - bytes_of(mine, layout)
-    with sharding.use(layout):
+def estimate(config, place: Slice) -> Plan:
+    """The same by formulas, in a second."""
+    layout = sharding.absent_layout(config.mesh, config.rules, place.devices)
+    run = programs.programs(config, layout)
+
+    def made(program, resident):
+        memory = analytic.memory(program, run)
+        found = analytic.collectives(program, run)
+        needed, room = memory.peak * 1.05, place.generation.hbm - resident
+        why = (
+            ""
+            if needed < room
+            else f"needs {needed / 2**30:.2f}G of {room / 2**30:.2f}G"
+        )
+        return memory, found, why
+
+    return _planned(place, layout, run, made, estimated=True)
+
+
+def _compiled(program: Program, place, resident, fast):
+    with sharding.use(program.layout):
         lowered = program.function.lower(*program.trees)
-        done = _work(program)
     made = compiler.compiled(
         lowered, place, resident=resident, options=flags.TPU, fast=fast
     )
-    mesh = layout.mesh
-    found = hlo.collectives(hlo.parse(made.text), dict(mesh.shape), program.trips)
-    memory = _memory(program, made.memory, resident, run)
-    moved = _moved(program, memory, run)
-    spent = roofline.seconds(place, mesh, done, moved, found)
-    each = done.total / place.devices
-    return Part(
-        program.name, program.times, made.fits, made.why, memory, each, spent, found
-    )
+    mesh = dict(program.layout.mesh.shape)
+    found = hlo.collectives(hlo.parse(made.text), mesh, program.trips)
+    return made.memory, found, made.why
+
+
+def _planned(place, layout, run: Run, made, estimated: bool) -> Plan:
+    everything = [a for arguments in run.held.values() for a in arguments]
+    parts = []
+    for program in run.programs:
+        mine = [a for a in program.arguments if a.kind in programs.HELD]
+        resident = bytes_of(everything, layout) - bytes_of(mine, program.layout)
+        memory, found, why = made(program, resident)
+        kinds = _kinds(program, memory, resident, run)
+        done, moved = _work(program), _moved(program, kinds, run)
+        spent = roofline.seconds(place, program.layout.mesh, done, moved, found)
+        each = done.total / place.devices
+        parts.append(Part(program.name, program.times, why, kinds, each, spent, found))
+    return _whole(place, layout, run, tuple(parts), estimated)
 
 
 def _work(program: Program) -> work.Work:
-    return work.count(program.function, *program.trees, trips=program.trips)
+    with sharding.use(program.layout):
+        return work.count(program.function, *program.trees, trips=program.trips)
 
 
-def _memory(program: Program, compiled, resident: float, run: Run) -> dict:
+def _kinds(program: Program, memory, resident: float, run: Run) -> dict:
     """By kind. What is kept for the backward pass, and the cache, are a part of the
     compiler's temporaries that is known by its shape."""
     kinds = {}
     for argument in program.arguments:
         size = bytes_of([argument], program.layout)
         kinds[argument.kind] = kinds.get(argument.kind, 0.0) + size
-    rest = compiled.peak - sum(kinds.values())
+    rest = memory.peak - sum(kinds.values())
     for name, size in (
         ("activations", _activations(program, run)),
         ("cache", _cache(program, run)),
@@ -112,32 +157,35 @@ def _memory(program: Program, compiled, resident: float, run: Run) -> dict:
 def _activations(program: Program, run: Run) -> float:
     """The residual stream at every layer, which remat="full" keeps; "dots" and "none"
     keep more, and it shows as temporaries."""
-    if program.name != "train step":
+    if program.name != TRAIN:
         return 0.0
-    c = run.model.config
-    return c.layers * _local_tokens(program) / run.microbatches * c.dim * 2.0
+    wide = sum(m.config.layers * m.config.dim for m in run.models)
+    return 2.0 * wide * _local_tokens(program) / run.microbatches
 
 
 def _cache(program: Program, run: Run) -> float:
-    if program.name != "rollout":
+    if program.name != ROLLOUT:
         return 0.0
-    c, layout = run.model.config, program.layout
+    c, layout = run.models[0].config, program.layout
     ways = layout.ways("batch") * layout.ways("act_heads")
     return 4.0 * c.layers * run.slots * c.kv_heads * c.head_dim / ways
 
 
 def _moved(program: Program, memory: dict, run: Run) -> float:
-    c, layout = run.model.config, program.layout
-    model = 2.0 * flops.matmul_params(c) / layout.ways("mlp")
-    if program.name == "rollout":
-        held = memory[SAMPLER]
-        return roofline.decoding(memory.get("cache", 0.0), max(held, 0.0), program.trips)
-    tokens = _local_tokens(program)
-    if program.name != "train step":
-        return roofline.layers(c, tokens, model, 1)
-    state = memory[PARAMETERS] + memory[programs.OPTIMIZER]
-    passes = 3 + (c.remat == "full")
-    return 2 * state + roofline.layers(c, tokens, model * run.microbatches, passes)
+    """Bytes to and from the memory of a device."""
+    layout, tokens = program.layout, _local_tokens(program)
+    weights = lambda c: 2.0 * flops.matmul_params(c) / layout.ways("mlp")
+    if program.name == ROLLOUT:
+        cache, held = memory.get("cache", 0.0), memory[SAMPLER]
+        return roofline.decoding(cache, held, program.trips)
+    if program.name != TRAIN:
+        c = run.models[0].config
+        return roofline.layers(c, tokens, weights(c), 1)
+    moved = 2 * (memory[PARAMETERS] + memory[OPTIMIZER])
+    for c in (model.config for model in run.models):
+        passes = 3 + (c.remat == "full")
+        moved += roofline.layers(c, tokens, weights(c) * run.microbatches, passes)
+    return moved
 
 
 def _local_tokens(program: Program) -> float:
@@ -145,7 +193,7 @@ def _local_tokens(program: Program) -> float:
     return program.tokens / layout.ways("batch") / layout.ways("length")
 
 
-def _whole(place, layout, run: Run, parts) -> Plan:
+def _whole(place, layout, run: Run, parts, estimated) -> Plan:
     seconds = sum(part.times * part.seconds.total for part in parts)
     step = parts[-1]
     held = {name: float(bytes_of(a, layout)) for name, a in run.held.items()}
@@ -160,106 +208,74 @@ def _whole(place, layout, run: Run, parts) -> Plan:
         seconds,
         mfu,
         run.iterations,
+        estimated,
     )
 
 
-# To read.
+# What is worth a try.
 
 
-def show(plan: Plan, price: float | None = None) -> str:
-    place, generation = plan.place, plan.place.generation
-    mesh = ", ".join(f"{name}={n}" for name, n in plan.mesh.items() if n > 1) or "one"
-    sides = "x".join(map(str, place.shape))
-    lines = [
-        f"{place.name}: {place.chips} chips ({sides}), {place.devices} devices of"
-        f" {generation.hbm / GIB:.1f} GiB; mesh {mesh}",
-        "",
-        *_table(plan),
-        "",
-        *_traffic(plan),
-        "",
-    ]
-    for part in plan.parts:
-        if not part.fits:
-            lines.append(f"{part.name} does not fit: {part.why}")
-    lines += _advice(plan)
-    rate = plan.tokens / plan.seconds / place.chips
-    lines.append(
-        f"an iteration takes {_time(plan.seconds)} at best, {plan.tokens:,} tokens"
-        f" trained on; {rate:,.0f} tokens/s/chip; MFU of the step {plan.mfu:.0%}"
-    )
-    if plan.iterations:
-        hours = plan.chip_hours
-        text = f"{plan.iterations:,} iterations: {hours:,.0f} chip-hours"
-        text += f" ({_time(plan.iterations * plan.seconds)})"
-        lines.append(text + (f", {hours * price:,.0f} at {price} each" if price else ""))
-    return "\n".join(lines)
+class Try(NamedTuple):
+    changes: dict  # to the config
+    plan: Plan
 
 
-_KINDS = {
-    "parameters": "params",
-    "optimizer": "optim",
-    "frozen": "frozen",
-    "sampler": "sampler",
-    "activations": "activ",
-    "cache": "cache",
-    "temporaries": "temps",
-    "others": "others",
-}
-
-
-def _table(plan: Plan) -> list[str]:
-    kinds = [k for k in _KINDS if any(part.memory.get(k, 0) > 2**20 for part in plan.parts)]
-    head = f"{'GiB a device':<18}" + "".join(f"{_KINDS[k]:>9}" for k in kinds)
-    rows = [head + f"{'total':>9}{'limit':>8}{'':>5}  {'time':>9}  waits for"]
-    limit = plan.place.generation.hbm / GIB
-    for part in plan.parts:
-        cells = "".join(f"{part.memory.get(k, 0) / GIB:>9.2f}" for k in kinds)
-        total = sum(part.memory.values()) / GIB
-        fits = "fits" if part.fits else "NO"
-        times = f"{part.times:g} x " if part.times != 1 else ""
-        rows.append(
-            f"{part.name:<18}{cells}{total:>9.2f}{limit:>8.2f}{fits:>5}"
-            f"  {times}{_time(part.seconds.total):>9}  {part.seconds.bound}"
+def search(config, topology: str | Slice, *, most: int = 8) -> list[Try]:
+    """Meshes x remat x microbatches: all of them by formulas, the `most` promising ones
+    by the compiler. What fits comes first, the quickest of it first."""
+    place = slices.parse(topology) if isinstance(topology, str) else topology
+    found = []
+    for changes in candidates(config, place):
+        one = changed(config, changes)
+        try:
+            found.append(Try(changes, estimate(one, place)))
+        except UserError:  # it divides nothing
+            continue
+    if not found:
+        raise UserError(
+            f"no mesh of {place.devices} devices divides batch {config.batch} and the"
+            " model; change config.batch"
         )
-    return rows
+    found = _ranked(found)[:most]
+    if compiler.missing():
+        return found
+    again = [Try(t.changes, plan(changed(config, t.changes), place)) for t in found]
+    return _ranked(again)
 
 
-def traffic(part: Part) -> dict[tuple[str, tuple], tuple[float, float]]:
-    """(kind, axes) -> bytes that leave a device in one run, and those of them that do
-    while it computes; the most first."""
-    found = {}
-    for one in part.collectives:
-        total, hidden = found.get((one.kind, one.axes), (0.0, 0.0))
-        more = one.total * one.overlapped
-        found[one.kind, one.axes] = total + one.total, hidden + more
-    return dict(sorted(found.items(), key=lambda item: -item[1][0]))
+def candidates(config, place: Slice) -> Iterator[dict]:
+    devices = place.devices
+    sizes = [n for n in range(1, devices + 1) if devices % n == 0]
+    tensors = [n for n in sizes if n <= 16]
+    replicas = [n for n in sizes if n <= max(8, 2 * place.slices)]
+    for data, tensor in itertools.product(replicas, tensors):
+        if devices % (data * tensor) or data % place.slices:
+            continue
+        mesh = f"data={data},fsdp={devices // data // tensor},tensor={tensor}"
+        for remat, parts in itertools.product(REMAT, (1, 2, 4, 8)):
+            yield {"mesh": mesh, "model.remat": remat, "microbatches": parts}
 
 
-def _traffic(plan: Plan) -> list[str]:
-    rows = [f"{'traffic':<18}{'GiB a device':>12}{'overlapped':>12}"]
-    for part in plan.parts:
-        for (kind, axes), (total, hidden) in traffic(part).items():
-            if total > 2**20:
-                share = f"{hidden / total:.0%}" if hidden else "-"
-                where = f"{kind} over {' x '.join(axes) or 'itself'}"
-                rows.append(
-                    f"{part.name:<18}{total / GIB:>12.3f}{share:>12}  {where}"
-                )
-    return rows
+def changed(config, changes: dict):
+    """A copy of the config with some keys set."""
+    config = config.copy_and_resolve_references()
+    config.update_from_flattened_dict(changes)
+    return config
 
 
-def _advice(plan: Plan) -> list[str]:
-    del plan
-    return []
+def _ranked(found: list[Try]) -> list[Try]:
+    return sorted(found, key=lambda t: (not t.plan.fits, t.plan.seconds))
 
 
-def _time(seconds: float) -> str:
-    if seconds < 1:
-        return f"{seconds * 1e3:.0f} ms"
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    hours = seconds / 3600
-    return f"{seconds / 60:.0f} min" if hours < 2 else f"{hours:,.1f} h"
-
-
+def check(config, place: Slice) -> None:
+    """What does not divide, said before anything is compiled."""
+    sharding.mesh_shape(config.mesh, place.devices)
+    if place.slices > 1:
+        shape = sharding.mesh_shape(config.mesh, place.devices)
+        if shape["data"] % place.slices:
+            near = math.ceil(shape["data"] / place.slices) * place.slices
+            raise UserError(
+                f"{place.slices} slices are joined by the slow network, which only the"
+                f" data axis may cross: set data={near} in config.mesh, not"
+                f" {shape['data']}"
+            )

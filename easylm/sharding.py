@@ -13,7 +13,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+    AbstractMesh,
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    use_abstract_mesh,
+)
 
 from easylm.errors import UserError
 
@@ -68,8 +75,19 @@ def make_layout(mesh: str = "fsdp", rules: Mapping = (), devices=None) -> Layout
     shape = mesh_shape(mesh, len(devices))
     grid = _grid(tuple(shape.values()), devices)
     axis_types = (AxisType.Auto,) * len(AXES)
-    rules = RULES | {name: _axes(name, axes) for name, axes in dict(rules).items()}
-    return Layout(Mesh(grid, AXES, axis_types=axis_types), rules)
+    return Layout(Mesh(grid, AXES, axis_types=axis_types), all_rules(rules))
+
+
+def absent_layout(mesh: str, rules: Mapping, devices: int) -> Layout:
+    """The layout of so many devices that are not here, nor stand-ins for them."""
+    sizes = mesh_shape(mesh, devices)
+    axis_types = (AxisType.Auto,) * len(AXES)
+    grid = AbstractMesh(tuple(sizes.values()), AXES, axis_types=axis_types)
+    return Layout(grid, all_rules(rules))
+
+
+def all_rules(changes: Mapping = ()) -> dict[str, tuple[str, ...]]:
+    return RULES | {name: _axes(name, axes) for name, axes in dict(changes).items()}
 
 
 def mesh_shape(mesh: str, devices: int) -> dict[str, int]:
@@ -179,8 +197,9 @@ _current: list[Layout] = []
 def use(layout: Layout) -> Iterator[Layout]:
     """Inside, `constrain` lays activations out on this mesh."""
     _current.append(layout)
+    here = isinstance(layout.mesh, Mesh)
     try:
-        with jax.set_mesh(layout.mesh):
+        with (jax.set_mesh if here else use_abstract_mesh)(layout.mesh):
             yield layout
     finally:
         _current.pop()
@@ -192,11 +211,17 @@ def current() -> Layout | None:
 
 def platform() -> str:
     """Where programs run: on the mesh in use, which may be one that is not here."""
+    layout = current()
+    if layout is not None and not isinstance(layout.mesh, Mesh):
+        return "tpu"  # what is absent is planned for
     return _device().platform
 
 
 def device_kind() -> str:
-    """Such as "TPU v5p"."""
+    """Such as "TPU v5p"; empty for devices that are absent."""
+    layout = current()
+    if layout is not None and not isinstance(layout.mesh, Mesh):
+        return ""
     return _device().device_kind
 
 

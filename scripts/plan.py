@@ -14,6 +14,7 @@ v6e-256, tpu7x-64, "2 x v6e-256", or by shape, v5p:4x4x8.
     --exact       the compiler's slow and careful mode: better times
 """
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -21,11 +22,12 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from absl import app, flags  # noqa: E402
-from ml_collections import config_flags  # noqa: E402
+from absl import app, flags
+from ml_collections import config_flags
 
-from easylm import plan as planner  # noqa: E402
-from easylm.errors import UserError, explain, parse  # noqa: E402
+from easylm import plan as planner
+from easylm.errors import UserError, explain, parse
+from easylm.pods import show
 
 CONFIG = config_flags.DEFINE_config_file("config", lock_config=True)
 TOPOLOGY = flags.DEFINE_string("topology", None, "Such as v5p-128.")
@@ -40,8 +42,15 @@ def main(argv) -> None:
         raise UserError(f"{argv[1]!r} is not a flag; write --config.name=value")
     if CONFIG.value is None or TOPOLOGY.value is None:
         raise UserError("give --config FILE and --topology NAME, such as v5p-128")
-    made = planner.plan(CONFIG.value, TOPOLOGY.value, fast=not EXACT.value)
-    print(planner.show(made, PRICE.value))
+    config, topology, price = CONFIG.value, TOPOLOGY.value, PRICE.value
+    if SEARCH.value:
+        found = planner.search(config, topology)
+        tried = [t.changes | show.as_dict(t.plan, price) for t in found]
+        print(json.dumps(tried, indent=1) if JSON.value else show.table(found))
+        return
+    made = planner.plan(config, topology, fast=not EXACT.value)
+    as_json = lambda: json.dumps(show.as_dict(made, price), indent=1)
+    print(as_json() if JSON.value else show.text(made, price))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 from easylm.sharding import constrain, current
 
@@ -219,29 +220,71 @@ def _pull(h, w, dlogits, dw):
     dlogits = dlogits.astype(h.dtype)
     dh = jnp.einsum("btv,dv->btd", dlogits, w)
     mine = _by_device(h), _by_device(dlogits)
-    more = jnp.einsum("ribtd,ribtv->ridv", *mine, preferred_element_type=jnp.float32)
-    return dh, dw + constrain(more, *_PARTS)
-
-
-_PARTS = "batch", "length", None, "act_vocab"
+    more = jnp.einsum("...btd,...btv->...dv", *mine, preferred_element_type=jnp.float32)
+    return dh, dw + _laid_out(more, _token_axes())
 
 
 def _no_gradient(w):
     """Of w [D, V], a sum for every part of the tokens: devices add theirs up over all
     chunks, and exchange them once, in `_all_parts`."""
-    ways = _ways("batch"), _ways("length")
-    return constrain(jnp.zeros((*ways, *w.shape), jnp.float32), *_PARTS)
+    axes = _token_axes()
+    sizes = [current().mesh.shape[axis] for axis in axes]
+    return _laid_out(jnp.zeros((*sizes, *w.shape), jnp.float32), axes)
 
 
 def _all_parts(dw, w):
-    return constrain(dw.sum(axis=(0, 1)).astype(w.dtype), "embed", "vocab")
+    """The sum over all parts. First over the devices among which w is split, so that
+    each receives no more than its own piece, then over the others."""
+    axes, layout = _token_axes(), current()
+    if not axes:
+        return dw.astype(w.dtype)
+    split = tuple(axis for axis in axes if axis in layout.rules["embed"])
+    others = tuple(axis for axis in axes if axis not in split)
+
+    def add(dw):
+        dw = dw.reshape(dw.shape[-2:])
+        if split:
+            dw = jax.lax.psum_scatter(dw, split, scatter_dimension=0, tiled=True)
+        return jax.lax.psum(dw, others).astype(w.dtype)
+
+    rest = layout.sharding(None, "act_vocab").spec
+    run = jax.shard_map(
+        add,
+        mesh=layout.mesh,
+        in_specs=PartitionSpec(*axes, *rest),
+        out_specs=PartitionSpec(split or None, *rest[1:]),
+        check_vma=False,
+    )
+    return constrain(run(dw), "embed", "vocab")
+
+
+def _laid_out(dw, axes):
+    """[size of each axis, D, V], every one on its axis of the mesh."""
+    if not axes:
+        return dw
+    layout = current()
+    spec = PartitionSpec(*axes, *layout.sharding(None, "act_vocab").spec)
+    return jax.lax.with_sharding_constraint(dw, NamedSharding(layout.mesh, spec))
+
+
+def _token_axes() -> list[str]:
+    """Of the mesh, along which tokens are split: first rows, then time."""
+    layout = current()
+    if layout is None or layout.mesh.size == 1:
+        return []
+    return [*layout.rules["batch"], *layout.rules["length"]]
 
 
 def _by_device(x):
-    """[B, C, ...] -> [parts of B, parts of C, ...]."""
-    rows, ways = _ways("batch"), _ways("length")
-    x = x.reshape(rows, x.shape[0] // rows, ways, x.shape[1] // ways, *x.shape[2:])
-    return x.swapaxes(1, 2)
+    """[B, C, ...] -> [size of each axis of tokens, B and C of a device, ...]."""
+    axes, layout = _token_axes(), current()
+    if not axes:
+        return x
+    rows = [layout.mesh.shape[axis] for axis in layout.rules["batch"]]
+    times = [layout.mesh.shape[axis] for axis in layout.rules["length"]]
+    b, c = x.shape[0] // _ways("batch"), x.shape[1] // _ways("length")
+    x = x.reshape(*rows, b, *times, c, *x.shape[2:])
+    return jnp.moveaxis(x, len(rows), len(axes))
 
 
 def _ways(name: str) -> int:

@@ -11,6 +11,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax.nn.initializers import normal, ones, zeros
+from jax.sharding import NamedSharding, PartitionSpec
 
 from easylm.errors import UserError
 from easylm.models.attention import KERNELS, cache_masks, over_rows
@@ -196,9 +197,7 @@ def forward(
     """
     c = config
     _check_rows(tokens)
-    # Cast, then look up: on a pod the table travels in the compute dtype.
-    x = params["embed"].astype(c.dtype)[tokens]
-    x = constrain(x, "batch", "length", None)
+    x = _embed(params["embed"].astype(c.dtype), tokens)
     keys = None
     if c.dropout and dropout_key is not None:
         first, *keys = jax.random.split(dropout_key, c.layers + 1)
@@ -219,6 +218,23 @@ def forward(
     at = (params["layers"], jnp.arange(c.layers), keys)
     x, _ = jax.lax.scan(layer, x, at, unroll=c.unroll)
     return rms_norm(x, params["final_norm"], c.norm_eps), None
+
+
+def _embed(table, tokens):
+    """[B, T, D]. Devices that share the table look up their own columns for one
+    another's rows, and exchange these: text travels, not the table; back, too."""
+    layout = current()
+    if layout is not None and layout.mesh.size > 1:
+        rows = [a for a in layout.rules["batch"] if a not in layout.rules["embed"]]
+        spec = layout.sharding("length", "embed").spec
+        tokens = _placed(tokens, rows, spec[0])
+        return constrain(_placed(table[tokens], rows, *spec), "batch", "length", None)
+    return table[tokens]
+
+
+def _placed(x, rows, *rest):
+    where = NamedSharding(current().mesh, PartitionSpec(tuple(rows), *rest))
+    return jax.lax.with_sharding_constraint(x, where)
 
 
 def _rope_at(positions, length: int, c):

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from easylm import sharding
 from easylm.data.sequences import Sequences
@@ -57,9 +58,11 @@ class Program(NamedTuple):
 class Run(NamedTuple):
     """All of it."""
 
+    # what an iteration runs, the train step last
+
     programs: tuple[Program, ...]
     held: dict[str, tuple[Argument, ...]]  # name -> what is held all the time
-    model: base.Model
+    models: tuple[base.Model, ...]  # that are trained: the policy, and its value model
     tokens: int  # trained on in an iteration
     iterations: int | None  # None where only the data would tell
     microbatches: int
@@ -87,8 +90,9 @@ class _Maker:
     def __init__(self, config, layout, model, value, objective, tokenizer, state):
         self.config, self.layout = config, layout
         self.model, self.value, self.objective = model, value, objective
-        self.state = Argument(PARAMETERS, state.params), Argument(
-            OPTIMIZER, state.opt_state
+        self.state = (
+            Argument(PARAMETERS, state.params),
+            Argument(OPTIMIZER, state.opt_state),
         )
         self.whole_state = state
         self.key = jax.eval_shape(lambda: jax.random.key(0))
@@ -120,7 +124,7 @@ class _Maker:
         return Run(
             (*before, train),
             held,
-            self.model,
+            tuple(filter(None, (self.model, self.value))),
             tokens,
             self.config.steps,
             self.config.microbatches,
@@ -131,12 +135,10 @@ class _Maker:
     def _flops(self, rows: int) -> float:
         """Of an update, its rows full of whole segments."""
         found = 0.0
-        for model in (self.model, self.value):
-            if model is not None:
-                c = model.config
-                near = min(c.sliding_window or self.length, self.length)
-                pairs = c.layers * rows * self.length * (near + 1) / 2
-                found += flops.train_flops(c, rows * self.length, pairs)
+        for c in (m.config for m in (self.model, self.value) if m is not None):
+            near = min(c.sliding_window or self.length, self.length)
+            pairs = c.layers * rows * self.length * (near + 1) / 2
+            found += flops.train_flops(c, rows * self.length, pairs)
         return found
 
     def _slots(self) -> int:
@@ -188,7 +190,9 @@ class _Maker:
         return Sequences(tokens, one(jnp.float32), segments, positions)
 
     def _of_rows(self, shape, dtype=jnp.float32):
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=self.layout.sharding("batch"))
+        return jax.ShapeDtypeStruct(
+            shape, dtype, sharding=self.layout.sharding("batch")
+        )
 
     def _loaded(self) -> dict:
         """A batch as the loader places it."""
@@ -276,7 +280,10 @@ class _Maker:
         batch, temperature = self._loaded(), self.objective.temperature
         function = jax.jit(
             partial(
-                reference.item_logps, self.reference, self.config.microbatches, temperature
+                reference.item_logps,
+                self.reference,
+                self.config.microbatches,
+                temperature,
             )
         )
         given = self._of_reference(), Argument("batch", batch)
@@ -331,8 +338,7 @@ class _Maker:
         mesh, rules = options.pop("mesh"), options.pop("rules")
         layout = self.layout
         if mesh or rules:
-            devices = self.layout.mesh.devices.flat
-            layout = sharding.make_layout(mesh, rules, sorted_devices(devices))
+            layout = _other(self.layout, mesh, rules)
         new, group = options["max_new_tokens"], options["group"]
         known = ("temperature", "top_k", "top_p", "min_p", "rows")
         given = {k: options[k] for k in known if options[k] is not None}
@@ -386,8 +392,12 @@ class _Joined:
         return self._step(self._state(self._number, params, opt_state), batch)
 
 
-def sorted_devices(devices) -> list:
-    return sorted(devices, key=lambda device: device.id)
+def _other(layout: Layout, mesh: str, rules) -> Layout:
+    """Another layout of the same devices."""
+    if not isinstance(layout.mesh, Mesh):
+        return sharding.absent_layout(mesh, rules, layout.mesh.size)
+    devices = sorted(layout.mesh.devices.flat, key=lambda device: device.id)
+    return sharding.make_layout(mesh, rules, devices)
 
 
 def bytes_of(arguments, layout: Layout) -> int:
@@ -416,8 +426,13 @@ def _tokenizer():
 
 
 def _check_heads(config, model, layout) -> None:
-    """Heads over the tensor axis, with the nearest number that divides."""
-    for name in ("heads", "kv_heads"):
-        sharding.check_divides(
-            getattr(model.config, name), name, layout, f"{name} of {config.model.name}"
+    """Heads are split over the tensor axis: said with the sizes that divide them."""
+    c, ways = model.config, layout.ways("kv_heads")
+    if c.kv_heads % ways or c.heads % ways:
+        fit = [
+            n for n in range(1, c.kv_heads + 1) if c.kv_heads % n == c.heads % n == 0
+        ]
+        raise UserError(
+            f"{c.heads} heads and {c.kv_heads} key heads do not divide over"
+            f" tensor={ways}; sizes of that axis that do: {fit}"
         )

@@ -4,11 +4,11 @@ Three resources work at once: the matrix units, the memory, the wires. What the 
 overlaps with computing costs the longer of the two, what it does not is added.
 """
 
-import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
+from jax.sharding import Mesh
 
 from easylm.pods.hlo import Collective
 from easylm.pods.slices import Slice
@@ -65,25 +65,42 @@ def seconds(
 def rate(place: Slice, mesh, axes: tuple[str, ...]) -> float:
     """Bytes per second that a device can send along axes of the mesh."""
     generation = place.generation
-    devices = _along(mesh, axes)
-    if len({getattr(d, "slice_index", 0) for d in devices}) > 1:
+    lengths, crosses = _spanned(place, mesh, axes)
+    if crosses:
         return generation.network / generation.devices
-    where = np.array([d.coords for d in devices])
-    sides = [s for s in range(where.shape[1]) if len(set(where[:, s].tolist())) > 1]
     total = 0.0
-    for side in sides:
-        length = len(set(where[:, side].tolist()))
-        whole = length == (*place.shape, 1, 1)[side]
-        ring = whole and (*place.around, False, False)[side] and length > 2
+    for side, length in lengths.items():
+        ring = length == place.shape[side] and place.around[side] and length > 2
         total += generation.link * (2 if ring else 1)
     # Two devices of one chip share its wires; among themselves they are faster.
     return max(total, generation.link) / generation.devices
 
 
-def _along(mesh, axes):
-    """Devices that differ only along these axes."""
+def _spanned(place: Slice, mesh, axes) -> tuple[dict[int, int], bool]:
+    """How far devices that differ along these axes lie apart: {side of the slice:
+    chips}, and whether they are of several slices."""
+    if not isinstance(mesh, Mesh):
+        return _spanned_at_best(place, mesh, axes)
     where = tuple(slice(None) if name in axes else 0 for name in mesh.axis_names)
-    return np.ravel(mesh.devices[where]).tolist()
+    devices = np.ravel(mesh.devices[where]).tolist()
+    slices = {getattr(device, "slice_index", 0) for device in devices}
+    lengths = {
+        side: len({device.coords[side] for device in devices})
+        for side in range(len(place.shape))
+    }
+    return {s: n for s, n in lengths.items() if n > 1}, len(slices) > 1
+
+
+def _spanned_at_best(place: Slice, mesh, axes) -> tuple[dict[int, int], bool]:
+    """Of a mesh without devices: on as few sides as hold them, the longest first."""
+    count = int(np.prod([mesh.shape[name] for name in axes]))
+    crosses = "data" in axes and place.slices > 1
+    found, sides = {}, sorted(enumerate(place.shape), key=lambda side: -side[1])
+    for side, length in sides:
+        if count > 1:
+            found[side] = min(length, count)
+            count = -(-count // length)
+    return found, crosses
 
 
 def decoding(cache: float, weights: float, steps: int) -> float:
@@ -98,5 +115,3 @@ def layers(c, tokens: float, weights: float, passes: float) -> float:
     wide = 8 * c.dim + 2 * c.heads * c.head_dim + 2 * c.kv_heads * c.head_dim
     each = 2 * 2.0 * tokens * (wide + 3 * c.mlp_dim)
     return passes * (weights + c.layers * each)
-
-

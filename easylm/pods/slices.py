@@ -62,7 +62,9 @@ GENERATIONS = {
             link=82e9,
             network=50e9 / 8,
             clock=0.94e9,
-            shapes=_cubes("2x2", "4x4", "4x8", "8x8", "8x16", "16x16", "16x32", "32x32"),
+            shapes=_cubes(
+                "2x2", "4x4", "4x8", "8x8", "8x16", "16x16", "16x32", "32x32"
+            ),
             devices=2,
             counted=2,
             kernels=False,
@@ -123,9 +125,7 @@ GENERATIONS = {
         ),
     )
 }
-_NAME = re.compile(
-    r"(?:(\d+)\s*[x*]\s*)?([a-z][a-z0-9]*?)(?:-(\d+)|:(\d+(?:x\d+)*))"
-)
+_NAME = re.compile(r"(?:(\d+)\s*[x*]\s*)?([a-z][a-z0-9]*?)(?:-(\d+)|:(\d+(?:x\d+)*))")
 OTHER_NAMES = {"v5litepod": "v5e", "v5lite": "v5e", "v7x": "tpu7x", "v6": "v6e"}
 
 

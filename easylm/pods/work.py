@@ -2,8 +2,8 @@
 
 The compiler's own count takes the body of a loop once, and knows nothing of kernels.
 Here a scan counts its length, a while loop what the caller says, of the branches of a
-cond the largest counts, and attention kernels are known by name. Arrays are whole, not the
-part of a device: divide by the devices.
+cond the largest counts, and attention kernels are known by name. Arrays are whole, not
+the part of a device: divide by the devices.
 """
 
 import math
@@ -72,7 +72,9 @@ def _attention(equation) -> float:
     """Of a kernel of models/splash.py: its products over the causal half of T x T."""
     name = equation.params["name"]
     [products] = [n for part, n in _PRODUCTS.items() if part in name]
-    numbers = (x.aval for x in equation.invars if jnp.issubdtype(x.aval.dtype, jnp.floating))
+    numbers = (
+        x.aval for x in equation.invars if jnp.issubdtype(x.aval.dtype, jnp.floating)
+    )
     *rows, heads, time, dim = max((x.shape for x in numbers), key=math.prod)
     return products * math.prod(rows) * heads * time * time * dim
 

@@ -34,7 +34,9 @@ def both(q, k, v, positions, segments, window, layout=None):
     """Of what is no padding: the output, and gradients of a sum of it."""
     seen = visible(positions, segments, positions, segments, window=window)
     ours = partial(splash.attend, segments=segments, window=window, interpret=True)
-    weights = jnp.cos(jnp.arange(q.size).reshape(q.shape)) * (segments != 0)[..., None, None]
+    weights = (
+        jnp.cos(jnp.arange(q.size).reshape(q.shape)) * (segments != 0)[..., None, None]
+    )
 
     def of(function):
         total = lambda *qkv: jnp.sum(weights * function(*qkv))
