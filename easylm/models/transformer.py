@@ -255,9 +255,9 @@ def unembed(params, *, config: TransformerConfig):
             "a reward model predicts no tokens; set config.model.head='both' to keep"
             " the vocabulary, or start from a language model"
         )
-    if config.tied:
-        return params["embed"].T.astype(config.dtype)
-    return params["unembed"].astype(config.dtype)
+    weight = params["embed"].T if config.tied else params["unembed"]
+    # Cast where it lies: what is gathered from there is in the compute dtype.
+    return constrain(weight.astype(config.dtype), "embed", "vocab")
 
 
 def _extend(params, x, positions, tables, cache: Cache, c):

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 import jax
 
-from easylm.errors import UserError
-from easylm.pods.slices import GIB, Slice
+from easylm.pods.slices import Slice
 
 # Before libtpu is loaded: no search for a TPU, no warnings about its absence, no logs.
 QUIET = {
@@ -21,7 +20,6 @@ QUIET = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_LOG_DIR": "disabled",
 }
-RESERVED = 258 * 2**20  # bytes that XLA keeps for itself on every device
 FAST = {"exec_time_optimization_effort": -1.0}  # a fifth of the time; no cycles
 
 
@@ -107,8 +105,3 @@ def _reason(text: str) -> str:
     if found:
         return "needs {} of {} hbm".format(*found.groups())
     return text.splitlines()[0]
-
-
-def check_generation(place: Slice) -> None:
-    if place.generation.hbm < GIB:
-        raise UserError(f"{place.name} has no memory to speak of")

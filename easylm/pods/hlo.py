@@ -86,7 +86,7 @@ def collectives(hlo: Hlo, mesh: Mapping[str, int], trips: int = 1) -> list[Colle
         one = _collective(line, operation[1], "reduce-scatter" in name, mesh)
         one = one._replace(times=times, overlapped=started)
         # One that overlaps is written where it starts, and again where it ends.
-        key = (channel[1], times) if channel and operation[1] in KINDS[:4] else line
+        key = (channel[1], one.kind, one.wire, times) if channel else line
         if key in found:
             one = one._replace(overlapped=True)
         found[key] = one
