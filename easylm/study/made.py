@@ -39,7 +39,7 @@ def answers(root, scale, seed) -> list[dict]:
 
 
 def held_out_pairs(root, scale, seed) -> list[dict]:
-    """The best and the worst of such answers to test prompts, which nobody trains on."""
+    """The best and the worst of such answers to prompts that nobody trains on."""
     rows = _answered(root, asked("test", scale.test // 2), scale.writers, seed + 1)
     return annotators.pairs("gold", rows, seed)
 
