@@ -64,7 +64,7 @@ def test_resumed_run_is_the_uninterrupted_one(data, whole, tmp_path):
     tiny.assert_same_run(whole, workdir)
     timed = [line for line in tiny.lines(workdir) if "time/run" in line]
     began = [line["time"] - line["time/run"] for line in timed]
-    assert len(timed) > 7 and max(began) - min(began) < 0.1
+    assert len(timed) > 7 and max(began) - min(began) < 1
     assert timed[-1]["perf/goodput_run"] < timed[-1]["perf/goodput"]
 
 
@@ -125,6 +125,8 @@ def test_sigterm_saves_and_says_so(data, tmp_path):
     assert stopped.value.code == PREEMPTED
     saved = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
     assert max(tiny.losses(tmp_path)) == max(saved)
+    last = tiny.lines(tmp_path)[-1]  # what goodput goes on from
+    assert last["step"] == max(saved) and last["time/train"] < last["time/run"]
     assert not done.exists()
 
 
