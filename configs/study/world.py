@@ -114,7 +114,7 @@ def on_pairs(c):
     c.world.data = "fine_grained"
     data = c.world.get_oneway_ref("data")
     c.data.mixture.main.path = root + "/data/" + data + ".jsonl"
-    c.eval.mixture.main.path = root + "/data/dev.jsonl"
+    c.eval.mixture.main.path = root + "/data/held_out.jsonl"
     c.data.length = 256
     c.data.answer_length = 128
     c.batch = 8
