@@ -3,7 +3,9 @@
 from setuptools import find_packages, setup
 
 VERIFIERS = ["math-verify>=0.8", "langdetect>=1.0.9", "emoji>=2"]
+COMPILER = "libtpu>=0.0.42 ; sys_platform == 'linux'"  # of TPUs, also absent ones
 TEST = [
+    COMPILER,
     *VERIFIERS,
     "pytest>=8",
     "pytest-xdist>=3.7",
@@ -47,6 +49,7 @@ setup(
         "gcs": ["gcsfs>=2024.2"],
         "wandb": ["wandb>=0.17"],
         "notebooks": ["jupyter", "nbclient", "matplotlib"],
+        "plan": [COMPILER],
         "verifiers": VERIFIERS,
         "test": TEST,
     },
