@@ -30,12 +30,12 @@ READ = dict(length=256, batch=32)  # by reward models
 
 def answers(root, scale, seed) -> list[dict]:
     """Several answers to each training prompt, of writers of different strength."""
-    return _answered(root, world.prompts("train", scale.prompts), WRITERS, seed)
+    return answered(root, world.prompts("train", scale.prompts), WRITERS, seed)
 
 
 def dev_pairs(root, seed) -> list[dict]:
     """The best and the worst of the policy's answers to the prompts of "dev"."""
-    rows = _answered(root, world.prompts("dev", 50), WRITERS, seed + 1)
+    rows = answered(root, world.prompts("dev", 50), WRITERS, seed + 1)
     return annotators.pairs("gold", rows, seed)
 
 
@@ -99,7 +99,7 @@ def _sampled(root, scale, seed, loaded) -> dict[str, list]:
 def candidates(root, scale, seed) -> list[dict]:
     """N answers of the policy to test prompts, with their gold."""
     rows = world.prompts("test", scale.candidates)
-    rows = _answered(root, rows, ((START, 1.0),) * N, seed)
+    rows = answered(root, rows, ((START, 1.0),) * N, seed)
     return [
         {
             "prompt": row["prompt"],
@@ -131,17 +131,7 @@ def judging(root, name) -> dict:
     }
 
 
-def _gold(row, answer) -> float:
-    return gold.score(row["family"], row["check"], answer)
-
-
-def _facts(rows) -> list[int]:
-    """The number of each row's fact, in order of appearance."""
-    known = {}
-    return [known.setdefault(row["fact"], len(known)) for row in rows]
-
-
-def _answered(root, rows, writers, seed) -> list[dict]:
+def answered(root, rows, writers, seed) -> list[dict]:
     """The rows, their checks read, each with one answer of every writer."""
     asked = [row["prompt"] for row in rows]
     columns, models = [[] for _ in writers], {}
@@ -163,6 +153,16 @@ def _answered(root, rows, writers, seed) -> list[dict]:
         row | {"check": json.loads(row["check"]), "answers": list(texts)}
         for row, *texts in zip(rows, *columns, strict=True)
     ]
+
+
+def _gold(row, answer) -> float:
+    return gold.score(row["family"], row["check"], answer)
+
+
+def _facts(rows) -> list[int]:
+    """The number of each row's fact, in order of appearance."""
+    known = {}
+    return [known.setdefault(row["fact"], len(known)) for row in rows]
 
 
 def _rows(root, name) -> list[dict]:
