@@ -5,6 +5,7 @@ from setuptools import find_packages, setup
 VERIFIERS = ["math-verify>=0.8", "langdetect>=1.0.9", "emoji>=2"]
 TEST = [
     *VERIFIERS,
+    "matplotlib>=3.9",
     "pytest>=8",
     "pytest-xdist>=3.7",
     "ruff>=0.15",
@@ -46,7 +47,7 @@ setup(
         "gpu": ["jax[cuda12]"],
         "gcs": ["gcsfs>=2024.2"],
         "wandb": ["wandb>=0.17"],
-        "notebooks": ["jupyter", "nbclient", "matplotlib"],
+        "notebooks": ["jupyter", "nbclient", "matplotlib>=3.9"],
         "verifiers": VERIFIERS,
         "test": TEST,
     },

@@ -1,4 +1,4 @@
-"""What the notebooks share: runs that are made once and in silence, and their numbers."""
+"""What notebooks share: runs that are made once and in silence, and their numbers."""
 
 import contextlib
 import json

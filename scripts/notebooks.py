@@ -18,12 +18,41 @@ from pathlib import Path
 from easylm.errors import UserError, explain
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+# Tiny numbers, a tiny model, and answers to train on that it could not give.
 SMALL = """\
 from configs.study import world as _presets
-_presets.SIZES["medium"] = (32, 1, 2, 64)
+from easylm import notebook as _notebook
+from easylm.simulator import world as _world
+
 RUNS = "runs/small"
-TEXT_STEPS, TALK_STEPS, STEPS, PROMPTS, HELD_OUT, CANDIDATES, N, TESTED = 2, 2, 2, 2, 2, 1, 4, 70
-BETAS, SEEDS = (0.05, 1.0), (0, 1)
+TEXT_STEPS = TALK_STEPS = STEPS = CANDIDATES = 1
+PROMPTS, HELD_OUT, N, TESTED = 4, 4, 2, 70
+PAIRS, BETAS, SEEDS = 16, (0.05, 1.0), (0, 1)
+
+
+def _few(name, whole=_presets.get_config):
+    config = whole(name)
+    config.data.mixture.main.max_rows = config.eval.mixture.main.max_rows = 200
+    if name.startswith("pretrain"):
+        config.model.vocab_size = 400
+    if "rollout" in config:
+        config.batch, config.eval.batch, config.rollout.max_new_tokens = 16, 16, 8
+    return config
+
+
+_presets.get_config = _few
+_presets.SIZES["medium"] = (32, 1, 2, 64)
+_answers = lambda task: [task.good[0], task.fair[-1], "I do not know.", "No."]
+for _part in ("train", "dev"):
+    _notebook.kept(
+        f"{RUNS}/data/answers-{_part}.jsonl",
+        lambda: [
+            {"family": family, "fact": task.fact, "prompt": task.prompt}
+            | {"check": task.check, "answers": _answers(task)}
+            for family in _world.FAMILIES
+            for task in _world.tasks(family, _part, PROMPTS)
+        ],
+    )
 """
 
 
@@ -46,7 +75,9 @@ def chosen(names) -> list[Path]:
     found = [p for p in paths if not names or p.name.startswith(tuple(names))]
     if not found:
         there = ", ".join(path.stem for path in paths)
-        raise UserError(f"no notebook is called {' or '.join(names)}; there are {there}")
+        raise UserError(
+            f"no notebook is called {' or '.join(names)}; there are {there}"
+        )
     return found
 
 
