@@ -27,16 +27,20 @@ from easylm.simulator import world as _world
 RUNS = "runs/small"
 TEXT_STEPS = TALK_STEPS = STEPS = CANDIDATES = 1
 PROMPTS, HELD_OUT, N, TESTED = 4, 4, 2, 70
-PAIRS, BETAS, SEEDS = 16, (0.05, 1.0), (0, 1)
+PAIRS, BETAS, SEEDS = 16, (0.1,), (0, 1)
 
 
 def _few(name, whole=_presets.get_config):
     config = whole(name)
-    config.data.mixture.main.max_rows = config.eval.mixture.main.max_rows = 200
+    config.data.mixture.main.max_rows = 200
+    config.eval.mixture.main.max_rows = 8
     if name.startswith("pretrain"):
         config.model.vocab_size = 400
+    if name in ("dpo", "judge"):
+        config.data.items_per_update = 8
     if "rollout" in config:
-        config.batch, config.eval.batch, config.rollout.max_new_tokens = 16, 16, 8
+        config.batch, config.eval.batch, config.eval.every = 16, 8, 0
+        config.rollout.max_new_tokens = 8
     return config
 
 
@@ -109,7 +113,9 @@ def execute(notebook: dict, folder: str) -> None:
         raise UserError(f"{error}; pip install -e '.[notebooks]'") from None
     node = nbformat.reads(text(notebook), as_version=4)
     where = {"metadata": {"path": folder}}
-    client = NotebookClient(node, timeout=None, resources=where, record_timing=False)
+    options = dict(timeout=None, record_timing=False, resources=where)
+    options["extra_arguments"] = ["--log-level=ERROR"]
+    client = NotebookClient(node, **options)
     client.execute()
     notebook["cells"] = json.loads(nbformat.writes(node))["cells"]
 
