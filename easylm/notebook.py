@@ -8,7 +8,7 @@ from pathlib import Path
 
 from configs.study import world as presets
 from easylm import sweep
-from easylm.simulator import annotators, world
+from easylm.simulator import annotators
 from easylm.study import made
 from easylm.study.names import BASE, START
 from easylm.train import train
@@ -77,7 +77,7 @@ def kept(path: str, make: Callable[[], list[dict]]) -> list[dict]:
 
 def answers(root: str, part: str, prompts: int, times: int = 4) -> list[dict]:
     """Of the fine-tuned model to so many prompts of each family of a split; kept."""
-    asked, writers = world.prompts(part, prompts), ((START, 1.0),) * times
+    asked, writers = made.asked(part, prompts), ((START, 1.0),) * times
     return kept(
         f"{root}/data/answers-{part}.jsonl",
         lambda: made.answered(root, asked, writers, seed=SPLITS.index(part)),

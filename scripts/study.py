@@ -43,16 +43,19 @@ def main(argv=None) -> None:
         print("\n".join(stage.command for stage in stages if stage.command))
         return
     # Programs compiled once serve all stages and seeds, and the next start.
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.abspath(f"{args.workdir}/cache")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    cache = os.path.abspath(f"{args.workdir}/cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
     ready = []
 
     def ended(root):
         ready.append(root)
         write(args, scale, sorted(ready))
 
-    jobs = args.jobs or min(2, os.cpu_count())
-    work.go(plans, jobs, ended)
+    # A stage makes good use of two cores. A TPU or GPU belongs to one process.
+    on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu"
+    jobs = max(1, min(4, len(work.cores()) // 2)) if on_cpu else 1
+    work.go(plans, args.jobs or jobs, ended)
 
 
 def write(args, scale, roots) -> None:
@@ -76,9 +79,13 @@ def write(args, scale, roots) -> None:
 def _arguments() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--workdir", required=True, metavar="DIR")
-    options.add_argument("--scale", default="mini", choices=("mini", "full", "paper"))
+    options.add_argument(
+        "--scale", default="mini", choices=("mini", "full", "smoke", "paper")
+    )
     options.add_argument("--dry-run", action="store_true", help="print the commands")
-    options.add_argument("--jobs", type=int, help="stages at a time; two, on a CPU")
+    options.add_argument(
+        "--jobs", type=int, help="stages at a time; on a CPU up to 4, one for two cores"
+    )
     return options
 
 

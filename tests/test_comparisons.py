@@ -30,14 +30,15 @@ def data(tmp_path_factory):
 
 
 def config(make, data, steps=6, **changes):
-    c = make.tiny()
-    c.init = ""
+    c = make.study()
     c.tokenizer = "train"
     c.model.name = "llama:tiny"
     c.model.vocab_size = 320
-    c.model.unroll = 1
+    c.model.dtype = "float32"
+    c.model.remat = "none"
+    c.mesh = "data"
+    c.microbatches = 1
     c.data.mixture.main.path = c.eval.mixture.main.path = str(data)
-    c.data.mixture.main.subset = None
     c.data.length = 128
     c.data.answer_length = 64
     c.data.items_per_update = 8

@@ -105,12 +105,12 @@ def test_a_command_read_by_a_shell_is_the_command(tmp_path):
         {"sample.prompts": ("What is 'x y'?",), "optimizer.lr": 1, "steps": None},
     ]
     path = "--config.data.mixture.main.path=/my data/*.parquet"
-    found = plan(points, tmp_path, path, preset=":tiny")
+    found = plan(points, tmp_path, path, preset=":default")
     lines = sweep.commands(found).splitlines()
     assert [shlex.split(line) for line in lines] == [p.command for p in found]
     command = found[0].command
     assert command[:3] == ["python", "-m", "easylm.train"]
-    assert command[4] == f"{tmp_path / 'config.py'}:tiny" and path in command
+    assert command[4] == f"{tmp_path / 'config.py'}:default" and path in command
     assert command[6] == found[0].workdir
     assert "--config.init=it's $HOME/*; #" in command
     assert "--config.log.tensorboard=False" in command

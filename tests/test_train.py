@@ -213,7 +213,7 @@ def test_unknown_preset_is_one_line_and_a_broken_config_shows_where(tmp_path):
     run = partial(subprocess.run, cwd=tiny.ROOT, text=True, capture_output=True)
     wrong = run([*train_module, "--config=configs/sft.py:tinny"])
     assert wrong.returncode == 2
-    assert wrong.stderr == "error: no preset 'tinny'; there are default, tiny\n"
+    assert wrong.stderr == "error: no preset 'tinny'; there are default\n"
     broken = tmp_path / "broken.py"
     broken.write_text("def get_config():\n    return nothing\n")
     wrong = run([*train_module, f"--config={broken}"])

@@ -5,6 +5,7 @@ nats per answer, what best of N spends log N - (N - 1) / N of.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import numpy as np
@@ -37,6 +38,6 @@ def sampled(
 
 
 def _of_answers(loaded: Loaded, seqs) -> np.ndarray:
-    program = jax.jit(lambda params: token_logps(loaded.model, params, seqs))
-    logps = np.asarray(program(loaded.params), np.float64)
+    program = jax.jit(partial(token_logps, loaded.model))
+    logps = np.asarray(program(loaded.params, seqs), np.float64)
     return (logps * seqs.mask).sum(-1)

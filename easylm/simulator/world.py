@@ -49,7 +49,7 @@ TEXTS = {  # share of the documents
 PAGE = 2  # paragraphs
 PURPOSES = ("demonstrations", "prompts")  # which the prompts of "train" are parted for
 TRIES = 20_000  # tasks that are drawn to find as many different ones as asked for
-CARELESS = 0.35  # of the demonstrations
+CARELESS = 0.45  # of the demonstrations
 
 
 def documents(count: int, seed: int = 0) -> list[dict]:
@@ -89,6 +89,21 @@ def prompts(part: str, count: int, seed: int = 0, families=tuple(FAMILIES)) -> l
     ]
     chance("prompts", part, seed).shuffle(rows)
     return rows
+
+
+def found(rows: list, count: int, seed: int = 0) -> list[list[str]]:
+    """`count` answers to each of the rows of `prompts`, as demonstrations have them."""
+    known = {}
+    for family in dict.fromkeys(row["family"] for row in rows):
+        wanted = {row["prompt"] for row in rows if row["family"] == family}
+        drawn = FAMILIES[family](0)
+        while wanted:
+            task = next(drawn)
+            if task.prompt in wanted:
+                wanted.remove(task.prompt)
+                known[task.prompt] = task
+    rng = chance("found", seed)
+    return [[_answer(known[row["prompt"]], rng) for _ in range(count)] for row in rows]
 
 
 def tasks(

@@ -5,16 +5,18 @@ Each seed is a folder of its own.
 
 import platform
 from collections import Counter
+from importlib.metadata import version
 
 import numpy as np
 
 from easylm.evals import stats
 from easylm.evals import world as judge
 from easylm.simulator import gold, world
-from easylm.study import claims, optimisation
+from easylm.study import claims, optimisation, work
 from easylm.study.blocks import section_of
 from easylm.study.estimates import difference, estimate, of_prompts, signed
 from easylm.study.found import read
+from easylm.study.made import asked
 from easylm.study.names import (
     BASE,
     DPO,
@@ -25,7 +27,6 @@ from easylm.study.names import (
 )
 from easylm.study.picks import best_of
 from easylm.study.pipeline import Scale, is_policy
-from easylm.study.work import spent
 
 NAMES = {
     "factuality": "Factuality",
@@ -41,22 +42,23 @@ NAMES = {
 def document(roots: list[str], scale: Scale, command: str) -> dict:
     """Everything that is finished, over the folders of all seeds."""
     found, cost = read(roots, scale), _cost(roots)
+    sections = [
+        _claims_section(claims.check(found.marks, found.judges)),
+        _world_section(),
+        _data_section(found),
+        _algorithm_section(found),
+        _judge_section(found),
+        _prompts_section(found),
+        _strength_section(found),
+        optimisation.section(found, roots),
+        _samples_section(found),
+        _cost_section(cost),
+    ]
     return {
         "title": "Unpacking DPO and PPO, in miniature",
         "lead": _lead(found, len(roots)),
-        "facts": _facts(command, cost, len(roots)),
-        "sections": [
-            _claims_section(claims.check(found.marks, found.judges)),
-            _world_section(),
-            _data_section(found),
-            _algorithm_section(found),
-            _judge_section(found),
-            _prompts_section(found),
-            _strength_section(found),
-            optimisation.section(found, roots),
-            _samples_section(found),
-            _cost_section(cost),
-        ],
+        "facts": _facts(command, cost, roots),
+        "sections": [section for section in sections if section["blocks"]],
     }
 
 
@@ -66,43 +68,48 @@ def _tuned(found) -> list[str]:
 
 def _lead(found, seeds) -> str:
     """Of three that are always the same ones: the best of many would be too good."""
-    average = lambda name: 100 * found.marks[name].mean["average"]
-    said = [f"Fine-tuning reaches {average(START):.1f} on average of six categories."]
+    average = lambda name: f"{100 * found.marks[name].mean['average']:.1f}"
+    said = []
     for name in (DPO, PPO, GRPO):
-        if name in found.seen:
+        if name in found.marks:
             gap = signed(difference(found.marks[name], found.marks[START]))
-            said.append(f"{label(name)}: {average(name):.1f}, {gap}.")
+            said.append(f"{name.split('-')[0].upper()} {average(name)} ({gap})")
     runs = "one seed" if seeds == 1 else f"{seeds} seeds"
-    said.append(f"Intervals are 95%, over what prompts rest on, with {runs}.")
-    return " ".join(said)
+    return (
+        f"On average of six categories fine-tuning reaches {average(START)},"
+        f" {', '.join(said)}. Intervals are 95%, over {runs} and what the prompts rest"
+        " on."
+    )
 
 
-def _facts(command, cost, seeds) -> list:
-    import jax
-
-    device = jax.devices()[0].device_kind
+def _facts(command, cost, roots) -> list:
+    devices = {device for root in roots for device in work.devices(root)}
+    machine = f"{platform.machine()}, {len(work.cores())} cores"
     return [
         ["command", f"`{command}`"],
-        ["hardware", f"{len(jax.devices())} x {device}, {platform.machine()}"],
-        ["versions", f"Python {platform.python_version()}, jax {jax.__version__}"],
-        ["time", f"{sum(cost.values()) / 60:.1f} minutes"],
-        ["seeds", str(seeds)],
+        ["hardware", f"{', '.join(sorted(devices))}; {machine}"],
+        ["versions", f"Python {platform.python_version()}, jax {version('jax')}"],
+        ["time", f"{sum(cost.values()) / 60:.1f} minutes, if one stage ran at a time"],
+        ["seeds", str(len(roots))],
     ]
 
 
 def _claims_section(rows) -> dict:
-    block = {"kind": "claims", "id": "verdicts", "title": "Claims", "rows": rows}
+    there = [row for row in rows if row["verdict"] != "not run"]
+    block = {"kind": "claims", "id": "verdicts", "title": "Claims", "rows": there}
     text = (
         "A claim agrees if the whole interval is above 0, disagrees if it is below, and"
         " cannot be told otherwise. So small a world need not behave as language does."
     )
+    if len(there) < len(rows):
+        text += f" {len(rows) - len(there)} more are for `make study-full`."
     return section_of("claims", "What the papers say, and what came out", text, block)
 
 
 def _world_section() -> dict:
     nodes = [
         ("pretrain", "Text", "of an invented world", 0, 0),
-        ("sft", "Fine-tuning", "demonstrations, one in three careless", 1, 0),
+        ("sft", "Fine-tuning", "demonstrations, nearly half of them careless", 1, 0),
         ("answers", "Answers", "four to each prompt, of three writers", 2, 0),
         ("pairs", "Preferences", "of simulated annotators", 3, 0),
         ("dpo", "DPO", "straight from the pairs", 4, 0),
@@ -282,7 +289,7 @@ def _few(id, title, found, names) -> dict:
 
 
 def _samples_section(found) -> dict:
-    rows = judge.read("tfds:world_prompts:test")
+    rows = asked("test", found.scale.test)
     first = {row["family"]: i for i, row in reversed([*enumerate(rows)])}
     shown = [name for name in (START, DPO, PPO, GRPO) if name in found.texts]
     good = {t.prompt: t.good[0] for f in first for t in world.tasks(f, "test", 100)}
@@ -310,7 +317,7 @@ def _cost(roots) -> dict[str, float]:
     """Seconds of each stage, over all seeds."""
     total = {}
     for root in roots:
-        for name, seconds in spent(root).items():
+        for name, seconds in work.spent(root).items():
             total[name] = total.get(name, 0.0) + seconds
     return total
 

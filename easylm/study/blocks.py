@@ -5,5 +5,4 @@ def section_of(id, title, text, *blocks) -> dict:
     """Without the blocks that have nothing to show yet."""
     content = ("rows", "series", "nodes", "prompts")
     shown = [block for block in blocks if any(block.get(key) for key in content)]
-    text = text if shown or not blocks else "Not part of this run."
     return {"id": id, "title": title, "text": text, "blocks": shown}

@@ -14,8 +14,7 @@ from easylm.simulator.task import conversation
 from easylm.study.names import BASE, JUDGE, START
 from easylm.training.checkpoint import load_for_inference
 
-# Who answers the prompts of preference data, and at which temperature.
-WRITERS = (("sft-small", 1.0), (START, 1.0), (START, 1.0), (START, 0.6))
+CROWD = "people"  # who answer as the demonstrations do
 ALL = tuple(world.FAMILIES)
 PROMPTS = {  # split, and how many of which families
     "general": ("train", [(ALL, 300)]),
@@ -28,14 +27,20 @@ N = 16  # best of so many
 READ = dict(length=256, batch=32)  # by reward models
 
 
+def asked(part, count) -> list[dict]:
+    """Prompts of every family, their checks read."""
+    rows = world.prompts(part, count)
+    return [row | {"check": json.loads(row["check"])} for row in rows]
+
+
 def answers(root, scale, seed) -> list[dict]:
     """Several answers to each training prompt, of writers of different strength."""
-    return answered(root, world.prompts("train", scale.prompts), WRITERS, seed)
+    return answered(root, asked("train", scale.prompts), scale.writers, seed)
 
 
-def dev_pairs(root, seed) -> list[dict]:
-    """The best and the worst of the policy's answers to the prompts of "dev"."""
-    rows = answered(root, world.prompts("dev", 50), WRITERS, seed + 1)
+def dev_pairs(root, scale, seed) -> list[dict]:
+    """The best and the worst of such answers to the prompts of "dev"."""
+    rows = answered(root, asked("dev", 40), scale.writers, seed + 1)
     return annotators.pairs("gold", rows, seed)
 
 
@@ -61,7 +66,7 @@ def prompts(root, name) -> list[dict]:
 
 def evaluation(root, scale, seed, name) -> dict:
     """What a policy answers to the test prompts, and its marks."""
-    rows = judge.read("tfds:world_prompts:test")
+    rows = asked("test", scale.test)
     loaded = load_for_inference(f"{root}/{name}")
     texts = [one for [one] in judge.answers(loaded, [row["prompt"] for row in rows])]
     reference = texts
@@ -77,17 +82,17 @@ def evaluation(root, scale, seed, name) -> dict:
 
 def _sampled(root, scale, seed, loaded) -> dict[str, list]:
     """Of answers to the prompts of best of N: how far, how good, and to whom."""
-    rows = world.prompts("test", scale.candidates)
-    asked = [row["prompt"] for row in rows]
+    rows = asked("test", scale.candidates)
+    prompts = [row["prompt"] for row in rows]
     texts, gone = distance.sampled(
         loaded,
         load_for_inference(f"{root}/{START}"),
-        asked,
+        prompts,
         jax.random.key(seed),
         max_new_tokens=judge.LONGEST,
         rows=judge.ROWS,
     )
-    said = [conversation(*pair) for pair in zip(asked, texts, strict=True)]
+    said = [conversation(*pair) for pair in zip(prompts, texts, strict=True)]
     return {
         "kl": gone.tolist(),
         "gold": [_gold(row, text) for row, text in zip(rows, texts, strict=True)],
@@ -98,7 +103,7 @@ def _sampled(root, scale, seed, loaded) -> dict[str, list]:
 
 def candidates(root, scale, seed) -> list[dict]:
     """N answers of the policy to test prompts, with their gold."""
-    rows = world.prompts("test", scale.candidates)
+    rows = asked("test", scale.candidates)
     rows = answered(root, rows, ((START, 1.0),) * N, seed)
     return [
         {
@@ -131,30 +136,6 @@ def judging(root, name) -> dict:
     }
 
 
-def answered(root, rows, writers, seed) -> list[dict]:
-    """The rows, their checks read, each with one answer of every writer."""
-    asked = [row["prompt"] for row in rows]
-    columns, models = [[] for _ in writers], {}
-    for name, temperature in dict.fromkeys(writers):
-        places = [
-            i for i, writer in enumerate(writers) if writer == (name, temperature)
-        ]
-        models[name] = models.get(name) or load_for_inference(f"{root}/{name}")
-        said = judge.answers(
-            models[name],
-            asked,
-            temperature=temperature,
-            samples=len(places),
-            seed=seed,
-        )
-        for place, column in zip(places, zip(*said, strict=True), strict=True):
-            columns[place] = column
-    return [
-        row | {"check": json.loads(row["check"]), "answers": list(texts)}
-        for row, *texts in zip(rows, *columns, strict=True)
-    ]
-
-
 def _gold(row, answer) -> float:
     return gold.score(row["family"], row["check"], answer)
 
@@ -163,6 +144,26 @@ def _facts(rows) -> list[int]:
     """The number of each row's fact, in order of appearance."""
     known = {}
     return [known.setdefault(row["fact"], len(known)) for row in rows]
+
+
+def answered(root, rows, writers, seed) -> list[dict]:
+    """The rows, each with one answer of every writer: (name, temperature)."""
+    prompts = [row["prompt"] for row in rows]
+    columns, models = [[] for _ in writers], {}
+    for name, temperature in dict.fromkeys(writers):
+        places = [i for i, one in enumerate(writers) if one == (name, temperature)]
+        if name == CROWD:
+            said = world.found(rows, len(places), seed)
+        else:
+            models[name] = models.get(name) or load_for_inference(f"{root}/{name}")
+            options = dict(temperature=temperature, samples=len(places), seed=seed)
+            said = judge.answers(models[name], prompts, **options)
+        for place, column in zip(places, zip(*said, strict=True), strict=True):
+            columns[place] = column
+    return [
+        row | {"answers": list(texts)}
+        for row, *texts in zip(rows, *columns, strict=True)
+    ]
 
 
 def _rows(root, name) -> list[dict]:

@@ -26,7 +26,8 @@ def label(name: str) -> str:
     if kind == "ppo":
         size, data, prompts = rest[:3]
         judge = f"{size} reward model ({KINDS[data]})"
-        return f"PPO, {judge}, {prompts} prompts{''.join(changed)}"
+        asked = "" if prompts == "general" else f", {prompts} prompts"
+        return f"PPO, {judge}{asked}{''.join(changed)}"
     if kind == "judge":
         return f"{rest[0]}, {KINDS[rest[1]]}"
     plain = {

@@ -57,18 +57,28 @@ def _plot(id, title, axis, column, found, roots) -> dict:
     }
 
 
+COUNTS = (1, 2, 4, 8, 16)
 TERMS = {"golds": "gold", "rewards": "model"}  # of the reward of PPO
 _x = lambda point: point["x"]
 
 
 def _best(runs, column) -> list[dict]:
     points = []
-    for n in (1, 2, 4, 8, 16):
+    for n in COUNTS:
         facts = lambda run: run["picks"]["fact"]
         cell = of_prompts(runs, lambda run, n=n: best_of(run, n, column), facts)
-        kl = math.log(n) - (n - 1) / n
-        points.append({"x": kl, "y": cell.pop("mean"), **cell, "label": f"N={n}"})
+        points.append({"x": _kl(n), "y": cell.pop("mean"), **cell, "label": f"N={n}"})
     return points
+
+
+def _mean_of(seeds, n) -> dict:
+    mean = float(np.mean([pick(n) for pick in seeds]))
+    return {"x": _kl(n), "y": mean, "low": None, "high": None}
+
+
+def _kl(n: int) -> float:
+    """Of the best of n from one of them."""
+    return math.log(n) - (n - 1) / n
 
 
 def _point(runs, key, text) -> dict:
@@ -98,23 +108,23 @@ def _along(folder: Path, name: str) -> list[dict]:
 
 def _of_all_judges(found) -> dict:
     """Best of N by each reward model, and by several together."""
-    series = [
-        {"label": label(name), "points": _best(runs, "golds")}
+    picked = {
+        label(name): [(lambda n, run=run: best_of(run, n)) for run in runs]
         for name, runs in found.judges.items()
-    ]
+    }
     together = list(zip(*found.judges.values(), strict=True))
-    if len(series) > 1:
-        points = []
-        for n in (1, 2, 4, 8, 16):
-            picked = lambda runs, n=n: ensemble(runs, "min", n)
-            cell = of_prompts(together, picked, lambda runs: runs[0]["picks"]["fact"])
-            kl = math.log(n) - (n - 1) / n
-            points.append({"x": kl, "y": cell.pop("mean"), **cell})
-        series.append({"label": "the least of all", "points": points})
+    if len(picked) > 1:
+        least = [(lambda n, runs=runs: ensemble(runs, "min", n)) for runs in together]
+        picked["the least of all"] = least
+    series = [
+        {"label": name, "points": [_mean_of(seeds, n) for n in COUNTS]}
+        for name, seeds in picked.items()
+    ]
     return {
         "kind": "plot",
         "id": "best-of-n",
         "title": "Best of N, by each reward model",
+        "note": "Without intervals, which are as wide as above.",
         "x": {"label": "KL, nats per answer", "log": False},
         "y": {"label": "gold mark"},
         "style": "line",

@@ -21,25 +21,33 @@ from easylm.study.names import BASE, JUDGE, START
 CONFIG = "configs/study/world.py"
 
 
+WRITERS = (("sft-small", 1.0), (START, 1.0), (START, 1.0), (START, 0.6))
+
+
 class Scale(NamedTuple):
     """How much of the study is run."""
 
     prompts: int  # of each family, that preference data is made of
-    candidates: int  # test prompts of each family, for best of 16
+    test: int  # prompts of each family, that policies are judged by,
+    candidates: int  # and those of them that best of 16 is for
     sources: tuple[str, ...]  # of preference data, for DPO
     sizes: tuple[str, ...]  # of models
     judges: tuple[tuple[str, str], ...]  # (size, data) of the reward models
     online: tuple[tuple[str, str], ...]  # (judge, prompts) of the runs of PPO
     betas: tuple[float, ...] = ()  # of DPO on fine-grained data, beside the usual one
     kls: tuple[float, ...] = ()  # coefficients of PPO, beside the usual one
+    # Who answers the prompts of preference data, and at which temperature.
+    writers: tuple[tuple[str, float], ...] = WRITERS
+    changes: tuple[tuple[str, dict], ...] = ()  # to presets that begin so
     random: bool = False  # whether GRPO is run with a coin for a reward, too
     seeds: tuple[int, ...] = (0,)
 
 
 MINI = Scale(
-    prompts=300,
+    prompts=150,
+    test=100,
     candidates=24,
-    sources=("fine_grained", "web", "arena"),
+    sources=("fine_grained", "web"),
     sizes=("small", "medium"),
     judges=(
         *(("small", "fine_grained"), ("small", "mix")),
@@ -51,7 +59,8 @@ MINI = Scale(
 
 SIZES, MIXES = ("medium", "large"), ("fine_grained", "mix")
 FULL = Scale(
-    prompts=300,
+    prompts=200,
+    test=100,
     candidates=60,
     sources=annotators.SOURCES,
     sizes=("small", "medium", "large"),
@@ -64,12 +73,26 @@ FULL = Scale(
         *(("medium-web", "general"), ("medium-arena", "general")),
         *((f"{s}-fine_grained", p) for s in SIZES for p in ("reasoning", "mixed")),
     ),
-    betas=(0.02, 0.05, 0.3),
-    kls=(0.0, 0.02, 0.2),
+    betas=(0.02, 0.3),
+    kls=(0.0, 0.2),
     random=True,
     seeds=(0, 1, 2),
 )
-SCALES = {"mini": MINI, "full": FULL}
+SMOKE = Scale(  # does everything run? Nothing is learned
+    prompts=4,
+    test=4,
+    candidates=1,
+    sources=("fine_grained",),
+    sizes=("medium",),
+    judges=(("medium", "fine_grained"),),
+    online=(("medium-fine_grained", "general"),),
+    writers=((made.CROWD, 1.0),) * 3,
+    changes=(
+        ("", {"steps": 2, "data.mixture.main.max_rows": 200}),
+        ("pretrain", {"model.layers": 1, "model.dim": 64, "model.mlp_dim": 128}),
+    ),
+)
+SCALES = {"mini": MINI, "full": FULL, "smoke": SMOKE}
 
 
 class Stage(NamedTuple):
@@ -83,13 +106,14 @@ class Stage(NamedTuple):
 
 def stages(scale: Scale, root: str, seed: int = 0) -> list[Stage]:
     """In the order in which they need one another."""
-    run, write = partial(_run, root, seed), partial(_write, root)
+    run, write = partial(_run, scale, root, seed), partial(_write, root)
     tuning = _tuning(scale, run)
     found = [*_models(scale, run), *_data(scale, seed, write), *tuning]
     policies = [START, BASE]  # the first is what others are against
     policies += [stage.name for stage in tuning if is_policy(stage.name)]
     for name in policies:
-        needs = {name} if name in policies[:2] else {name, JUDGE, f"evals/{START}.json"}
+        needs = {name} if name == START else {name, f"evals/{START}.json"}
+        needs |= {JUDGE} if is_policy(name) else set()
         file = f"evals/{name}.json"
         found.append(write(file, 12, needs, made.evaluation, scale, seed, name))
     needs, made_by = {START}, made.candidates
@@ -117,13 +141,14 @@ def is_policy(name: str) -> bool:
 def _models(scale, run):
     for size in scale.sizes:
         yield run(f"pretrain-{size}", f"pretrain_{size}", 60)
-        yield run(f"sft-{size}", "sft", 60, {"world.size": size})
+        steps = {"steps": 400} if size == "small" else {}  # a weak writer
+        yield run(f"sft-{size}", "sft", 60, {"world.size": size, **steps})
 
 
 def _data(scale, seed, write):
-    writers = {name for name, _ in made.WRITERS}
+    writers = {name for name, _ in scale.writers} - {made.CROWD}
     yield write("data/answers.jsonl", 40, writers, made.answers, scale, seed)
-    yield write("data/dev.jsonl", 30, writers, made.dev_pairs, seed)
+    yield write("data/dev.jsonl", 30, writers, made.dev_pairs, scale, seed)
     needs = {"data/answers.jsonl"}
     for source in dict.fromkeys((*scale.sources, *(d for _, d in scale.judges))):
         yield write(f"data/{source}.jsonl", 1, needs, made.pairs, seed, source)
@@ -154,9 +179,11 @@ def _tuning(scale, run) -> list[Stage]:
     return found
 
 
-def _run(root, seed, name, preset, weight, changes=None) -> Stage:
+def _run(scale, root, seed, name, preset, weight, changes=None) -> Stage:
     folder = f"{root}/{name}"
     changes = {"world.root": root, "seed": seed, **(changes or {})}
+    for start, more in scale.changes:
+        changes |= more if preset.startswith(start) else {}
 
     def config():
         made = presets.get_config(preset)

@@ -7,6 +7,7 @@ its root.
 import contextlib
 import json
 import multiprocessing
+import os
 import sys
 import time
 import traceback
@@ -42,10 +43,10 @@ def go(plans: dict[str, Plan], jobs: int, ended: Callable[[str], None]) -> None:
             _show(f"{', '.join(n for _, n in busy.values())}; {clock}")
             for worker in wait(list(busy)):
                 key = root, name = busy.pop(worker)
-                seconds = _received(worker, root, name)
+                seconds, device = _received(worker, root, name)
                 idle.append(worker)
                 clock.done(left.pop(key))
-                _note(root, name, seconds)
+                _note(root, stage=name, seconds=round(seconds, 1), device=device)
                 number = len(stages) - len(left)
                 _show("")
                 line = f"[{number:>2}/{len(stages)}] {name:<44}{minutes(seconds):>14}"
@@ -62,6 +63,12 @@ def spent(root: str) -> dict[str, float]:
         row = json.loads(line)
         found[row["stage"]] = found.get(row["stage"], 0.0) + row["seconds"]
     return found
+
+
+def devices(root: str) -> list[str]:
+    """What its stages ran on."""
+    rows = map(json.loads, (Path(root) / "seconds.jsonl").read_text().splitlines())
+    return list(dict.fromkeys(row["device"] for row in rows))
 
 
 def minutes(seconds: float) -> str:
@@ -98,62 +105,84 @@ def _workers(plans, count: int) -> Iterator[list[Connection]]:
     context = multiprocessing.get_context("spawn")
     found = []
     try:
-        for _ in range(count):
+        for number in range(count):
             here, there = context.Pipe()
-            process = context.Process(target=_work, args=(there, plans))
+            share = cores()[number::count]
+            process = context.Process(target=_work, args=(there, plans, share))
             process.start()
             there.close()
             found.append((here, process))
         yield [here for here, _ in found]
     finally:
+        for here, _ in found:
+            here.close()  # who has nothing to do goes,
         for _, process in found:
-            process.terminate()  # a run saves what it has
+            process.join(1)
+            if process.is_alive():
+                process.terminate()  # and a run saves what it has
         for _, process in found:
             process.join()
 
 
-def _work(connection, plans) -> None:
+def cores() -> list[int]:
+    """The numbers of those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count()))
+
+
+def _work(connection, plans, share) -> None:
     """Makes the stages that it is sent the keys of, and says how long each took."""
+    if hasattr(os, "sched_setaffinity"):  # threads of two that share cores get nowhere
+        os.sched_setaffinity(0, share)
     stages = {(root, s.name): s for root, plan in plans.items() for s in plan()}
     with contextlib.suppress(EOFError, KeyboardInterrupt):  # those who ask have gone
         while True:
             root, name = connection.recv()
             began, good = time.monotonic(), True
-            with _quiet(_log(root, name)):
-                try:
-                    stages[root, name].make()
-                except Exception:
-                    traceback.print_exc()
-                    good = False
-            connection.send((good, time.monotonic() - began))
+            _write_to(_log(root, name))
+            try:
+                stages[root, name].make()
+            except Exception:
+                traceback.print_exc()
+                good = False
+            connection.send((good, time.monotonic() - began, _device()))
 
 
-def _received(worker, root, name) -> float:
-    """Seconds that the stage took."""
+def _device() -> str:
+    import jax
+
+    found = jax.devices()
+    return f"{len(found)} x {found[0].device_kind}"
+
+
+def _received(worker, root, name) -> tuple[float, str]:
+    """How many seconds the stage took, and on what."""
     try:
-        good, seconds = worker.recv()
+        good, *found = worker.recv()
     except EOFError:
         good = False
     if not good:
         raise UserError(f"the stage {name} did not end; {_log(root, name)} says why")
-    return seconds
+    return tuple(found)
 
 
-@contextlib.contextmanager
-def _quiet(path: Path):
+def _write_to(path: Path) -> None:
+    """What this process says from now on, its libraries in C++ included."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    out, err = contextlib.redirect_stdout, contextlib.redirect_stderr
-    with path.open("a") as file, out(file), err(file):
-        yield
+    sys.stdout.flush(), sys.stderr.flush()
+    with path.open("a") as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
 
 
 def _log(root, name) -> Path:
     return Path(root) / "log" / f"{name.replace('/', '-')}.txt"
 
 
-def _note(root, name, seconds) -> None:
+def _note(root, **row) -> None:
     with (Path(root) / "seconds.jsonl").open("a") as file:
-        file.write(json.dumps({"stage": name, "seconds": round(seconds, 1)}) + "\n")
+        file.write(json.dumps(row) + "\n")
 
 
 def _show(line: str) -> None:

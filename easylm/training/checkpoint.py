@@ -188,7 +188,7 @@ def check_config(workdir, config) -> None:
         _forget(epath.Path(workdir) / "tokenizer")
     if jax.process_index() == 0:
         new = json.loads(config.to_json_best_effort())
-        (epath.Path(workdir) / "run.json").write_text(json.dumps(new, indent=2))
+        _write(epath.Path(workdir) / "run.json", json.dumps(new, indent=2))
 
 
 def check_same_run(workdir, config) -> None:
@@ -205,10 +205,14 @@ def check_same_run(workdir, config) -> None:
 def write_done(workdir, steps: int) -> None:
     """The last thing a run writes: after it there is nothing left to do."""
     if jax.process_index() == 0:
-        path = epath.Path(workdir) / "done.json"
-        whole = path.with_name("done.json.tmp")
-        whole.write_text(json.dumps({"steps": steps}))
-        whole.replace(path)
+        _write(epath.Path(workdir) / "done.json", json.dumps({"steps": steps}))
+
+
+def _write(path, text: str) -> None:
+    """At once: other processes may be reading it."""
+    whole = path.with_name(f"{path.name}.tmp")
+    whole.write_text(text)
+    whole.replace(path)
 
 
 def remove_done(workdir) -> None:

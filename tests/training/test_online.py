@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from configs import common, ppo
+from configs import common
+from configs.study import world
 from easylm import sharding
 from easylm.data import chat, pipeline
 from easylm.data.encode import prompts_encoder
@@ -22,10 +23,9 @@ LAYOUT = sharding.make_layout("data", devices=jax.devices()[:1])
 
 def config(**changes):
     """Rewards of a verifier alone."""
-    c = ppo.get_config("tiny")
+    c = world.get_config("ppo")
     c.reward.processes = 0
-    del c.reward.terms.model
-    c.reward.terms.v = common.term(verifier="data")
+    c.reward.terms = {"v": common.term(verifier="data")}
     c.lock()
     c.update_from_flattened_dict(changes)
     return c

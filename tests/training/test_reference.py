@@ -78,9 +78,11 @@ def data(tok, files):
 
 
 def config_of(init="", **changes):
-    c = preference.tiny()
+    c = preference.study()
     c.init, c.batch = str(init), BATCH
     c.model.name, c.model.vocab_size = "llama:tiny", 320
+    c.model.dtype, c.model.remat, c.microbatches = "float32", "none", 1
+    c.data.length, c.data.answer_length = 256, 128
     c.update_from_flattened_dict(changes)
     return c
 
