@@ -66,7 +66,7 @@ def pretrain(size: str):
     c.optimizer.lr = 1e-2
     c.optimizer.schedule = "cosine"
     c.optimizer.decay = 0.1
-    c.steps = 150 if size == "small" else 250
+    c.steps = 120 if size == "small" else 200
     return c
 
 
@@ -79,7 +79,7 @@ def sft():
     c.data.mixture.main = common.source("tfds:world_talk:train")
     c.eval.mixture.main = common.source("tfds:world_talk:dev")
     c.batch = 8
-    c.steps = 800
+    c.steps = 650
     c.optimizer.lr = 3e-3
     c.optimizer.schedule = "cosine"
     c.optimizer.decay = 0.1
@@ -114,7 +114,7 @@ def on_pairs(c):
     c.world.data = "fine_grained"
     data = c.world.get_oneway_ref("data")
     c.data.mixture.main.path = root + "/data/" + data + ".jsonl"
-    c.eval.mixture.main.path = root + "/data/dev.jsonl"
+    c.eval.mixture.main.path = root + "/data/held_out.jsonl"
     c.data.length = 256
     c.data.answer_length = 128
     c.batch = 8
@@ -127,7 +127,7 @@ def with_values():
     before_a_judge(c)
     c.batch = 64
     c.objective.minibatches = 2
-    c.steps = 40
+    c.steps = 32
     return c
 
 
@@ -178,7 +178,7 @@ def on_prompts(c):
     c.reward.terms.gold = common.term(verifier="world", weight=0.0)
     c.rollout.prompt_length = 64
     c.rollout.max_new_tokens = 64
-    c.steps = 50
+    c.steps = 40
     c.optimizer.lr = 5e-5  # more, and the worked steps of reasoning come apart
     c.eval.batch = 128
     c.eval.every = 10

@@ -21,12 +21,21 @@ from easylm.simulator.questions import UNKNOWN
 from easylm.simulator.task import chance, conversation
 
 SOURCES = ("fine_grained", "overall", "crowd", "web", "arena", "experts")
+OTHERS = ("crowd", "web", "experts")  # in a mix, beside fine-grained ratings
 FEW = 6  # one prompt in so many is seen by the experts
 
 
 def pairs(source: str, rows: Sequence[Mapping], seed: int = 0) -> list[dict]:
     """Rows of {"family", "fact", "prompt", "check", "answers"} -> {"family", "fact",
-    "chosen", "rejected"}; where an annotator sees no difference there is no pair."""
+    "chosen", "rejected"}; where an annotator sees no difference there is no pair.
+
+    "mix" is what the study's is made of: all fine-grained ratings, and as much again of
+    other sources, here a third of the prompts each.
+    """
+    if source == "mix":
+        parts = ((name, rows[i :: len(OTHERS)]) for i, name in enumerate(OTHERS))
+        parts = (("fine_grained", rows), *parts)
+        return [pair for name, part in parts for pair in pairs(name, part, seed)]
     choose = globals()[f"_{source}"]
     found = []
     for row in rows:
@@ -117,12 +126,6 @@ def _gold(row, answers, rng):
     mark = lambda a: gold.score(row["family"], row["check"], a)
     best, worst = max(answers, key=mark), min(answers, key=mark)
     return (best, worst) if mark(best) > mark(worst) else None
-
-
-def _mix(row, answers, rng):
-    """Fine-grained, crowd, web and experts in equal parts."""
-    source = rng.choice((_fine_grained, _crowd, _web, _experts))
-    return source(row, answers, rng)
 
 
 def _overall_of(row, answer) -> float:

@@ -38,9 +38,9 @@ def answers(root, scale, seed) -> list[dict]:
     return answered(root, asked("train", scale.prompts), scale.writers, seed)
 
 
-def dev_pairs(root, scale, seed) -> list[dict]:
-    """The best and the worst of such answers to the prompts of "dev"."""
-    rows = answered(root, asked("dev", 40), scale.writers, seed + 1)
+def held_out_pairs(root, scale, seed) -> list[dict]:
+    """The best and the worst of such answers to prompts that nobody trains on."""
+    rows = answered(root, asked("test", scale.test // 2), scale.writers, seed + 1)
     return annotators.pairs("gold", rows, seed)
 
 
@@ -119,7 +119,7 @@ def candidates(root, scale, seed) -> list[dict]:
 def judging(root, name) -> dict:
     """How often a reward model prefers the better of two, and what it picks of N."""
     score = load_scorer(f"{root}/{name}", **READ)
-    held_out = _rows(root, "data/dev.jsonl")
+    held_out = _rows(root, "data/held_out.jsonl")
     sides = [[row[side] for row in held_out] for side in ("chosen", "rejected")]
     chosen, rejected = map(score, sides)
     right = (chosen > rejected) + (chosen == rejected) / 2

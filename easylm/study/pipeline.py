@@ -120,7 +120,7 @@ def stages(scale: Scale, root: str, seed: int = 0) -> list[Stage]:
     found.append(write("data/candidates.jsonl", 40, needs, made_by, scale, seed))
     for size, data in scale.judges:
         name = f"judge-{size}-{data}"
-        needs = {name, "data/dev.jsonl", "data/candidates.jsonl"}
+        needs = {name, "data/held_out.jsonl", "data/candidates.jsonl"}
         found.append(write(f"evals/{name}.json", 6, needs, made.judging, name))
     return found
 
@@ -141,14 +141,14 @@ def is_policy(name: str) -> bool:
 def _models(scale, run):
     for size in scale.sizes:
         yield run(f"pretrain-{size}", f"pretrain_{size}", 60)
-        steps = {"steps": 400} if size == "small" else {}  # a weak writer
+        steps = {"steps": 325} if size == "small" else {}  # a weak writer
         yield run(f"sft-{size}", "sft", 60, {"world.size": size, **steps})
 
 
 def _data(scale, seed, write):
     writers = {name for name, _ in scale.writers} - {made.CROWD}
     yield write("data/answers.jsonl", 40, writers, made.answers, scale, seed)
-    yield write("data/dev.jsonl", 30, writers, made.dev_pairs, scale, seed)
+    yield write("data/held_out.jsonl", 30, writers, made.held_out_pairs, scale, seed)
     needs = {"data/answers.jsonl"}
     for source in dict.fromkeys((*scale.sources, *(d for _, d in scale.judges))):
         yield write(f"data/{source}.jsonl", 1, needs, made.pairs, seed, source)
