@@ -91,7 +91,7 @@ def pairs(root: str, kind: str, prompts: int) -> list[dict]:
 
 
 def held_out(root: str, prompts: int) -> list[dict]:
-    """The best and the worst of the answers by the gold mark, in data/held_out.jsonl."""
+    """The best and the worst of the answers by the gold mark, in held_out.jsonl."""
     rows = answers(root, "dev", prompts)
     return kept(f"{root}/data/held_out.jsonl", lambda: annotators.pairs("gold", rows))
 
