@@ -78,6 +78,8 @@ def base() -> ml_collections.ConfigDict:
     c.log = ml_collections.ConfigDict({"every": 10, "tensorboard": True})
     c.log.wandb = ""  # project name
 
+    c.profile = ""  # "10:13": a trace of iterations 10 to 12 in workdir/profile
+
     c.eval = ml_collections.ConfigDict({"every": 500, "batch": placeholder(int)})
     c.eval.mixture = ml_collections.ConfigDict()
 

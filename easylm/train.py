@@ -22,6 +22,7 @@ from easylm.errors import UserError, explain, parse
 from easylm.objectives import base as objectives
 from easylm.training import checkpoint, online, setup
 from easylm.training.guard import FiniteGuard, Stop
+from easylm.training.profiler import Profiler
 from easylm.training.progress import Phases
 from easylm.training.report import Report
 from easylm.training.step import remember, train_step
@@ -42,7 +43,8 @@ def train(config, workdir: str) -> dict[str, float]:
     setup.check_batch(config, layout)
     epath.Path(workdir).mkdir(parents=True, exist_ok=True)
     checkpoint.check_config(workdir, config)
-    with sharding.use(layout), Stop() as stop:
+    profiler = Profiler(config.profile, workdir)
+    with sharding.use(layout), Stop() as stop, profiler:
         # What there is: tokenizer, model, objective, data, optimizer.
         with phases("index"):
             tokenizer = setup.make_tokenizer(config, workdir)
@@ -102,7 +104,7 @@ def train(config, workdir: str) -> dict[str, float]:
         stopped = False
         try:
             report.evaluate(evaluate, sample, state.params, start)
-            for iteration, batch in report.waiting(batches):
+            for iteration, batch in report.waiting(batches, profiler):
                 now = jax.random.fold_in(key, iteration)
                 with phases("compile" if iteration == start else "train"):
                     ready = objective.prepare(state.params, frozen, batch, now)
@@ -116,7 +118,8 @@ def train(config, workdir: str) -> dict[str, float]:
                         jax.block_until_ready(state)
                 done = iteration + 1
                 report.step(done)
-                stopped = stop.requested(done)
+                with phases("train"):  # waits for the device if there are others
+                    stopped = stop.requested(done)
                 if checkpoints.due(done, last=done == steps or stopped):
                     guard.flush()  # a state that a NaN has touched is never saved
                     with phases("save"):

@@ -1,5 +1,7 @@
 """The loop, seen from outside: what a run leaves behind, how it stops and resumes."""
 
+import gzip
+import json
 import os
 import re
 import signal
@@ -26,9 +28,9 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):
-    """A run of six updates that nobody disturbed."""
+    """A run of six updates that nobody disturbed, and two of them recorded."""
     workdir = tmp_path_factory.mktemp("whole")
-    train(tiny.config(data), workdir)
+    train(tiny.config(data, profile="3:5"), workdir)
     return workdir
 
 
@@ -43,6 +45,15 @@ def test_loss_falls_and_everything_is_logged(whole):
     assert logged - {"step", "time"} <= set(documented)
 
 
+def test_profile_shows_iterations_and_their_phases(whole):
+    (trace,) = (whole / "profile/plugins/profile").glob("*/perfetto_trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    steps = [x["args"]["step_num"] for x in events if x.get("name") == "iteration"]
+    assert steps == ["3", "4"]
+    names = [event.get("name") for event in events]
+    assert {"train", "data_wait", "save"} <= set(names) and "compile" not in names
+
+
 def test_resumed_run_is_the_uninterrupted_one(data, whole, tmp_path):
     """And a checkpoint that was half written is not taken for whole."""
     workdir = tiny.killed_after(whole, 4, tmp_path / "run")
@@ -51,14 +62,19 @@ def test_resumed_run_is_the_uninterrupted_one(data, whole, tmp_path):
     half.rename(workdir / "checkpoints" / "4.orbax-checkpoint-tmp-1")
     train(tiny.config(data), workdir)
     tiny.assert_same_run(whole, workdir)
+    timed = [line for line in tiny.lines(workdir) if "time/run" in line]
+    began = [line["time"] - line["time/run"] for line in timed]
+    assert len(timed) > 7 and max(began) - min(began) < 1
+    assert timed[-1]["perf/goodput_run"] < timed[-1]["perf/goodput"]
 
 
-def test_finished_run_has_nothing_left_to_do(data, whole, tmp_path):
+def test_finished_run_has_nothing_left_to_do(data, whole, tmp_path, capsys):
     workdir = tiny.killed_after(whole, 6, tmp_path / "run")
     assert checkpoint.is_done(workdir)
-    train(tiny.config(data), workdir)
+    train(tiny.config(data, profile="2:4"), workdir)
     tiny.assert_same_run(whole, workdir)
     assert checkpoint.is_done(workdir)
+    assert "profile none: " in capsys.readouterr().err
 
 
 def test_run_resumes_on_another_mesh(data, whole, tmp_path):
@@ -109,6 +125,8 @@ def test_sigterm_saves_and_says_so(data, tmp_path):
     assert stopped.value.code == PREEMPTED
     saved = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
     assert max(tiny.losses(tmp_path)) == max(saved)
+    last = tiny.lines(tmp_path)[-1]  # what goodput goes on from
+    assert last["step"] == max(saved) and last["time/train"] < last["time/run"]
     assert not done.exists()
 
 
@@ -165,6 +183,9 @@ def test_two_processes_are_one(data, whole, tmp_path):
         assert process.wait() == 0, process.stderr.read()
     a, b = tiny.losses(whole), tiny.losses(tmp_path / "run")
     np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-6)
+    waits = [x for x in tiny.lines(tmp_path / "run") if "perf/data_wait_max" in x]
+    assert [x["step"] for x in waits] == [2, 3, 4, 5, 6]
+    assert all(x["perf/data_wait_max"] > x["perf/data_wait"] * 0.999 for x in waits)
     for name, x in tiny.state(whole).items():
         np.testing.assert_allclose(
             x, tiny.state(tmp_path / "run")[name], atol=1e-5, err_msg=name
@@ -193,6 +214,7 @@ def test_nonfinite_loss_stops_and_keeps_the_batch(data, tmp_path):
         ({"model.vocab_size": 10}, "vocab_size"),
         ({"train": "nothing"}, "nothing"),
         ({"template": "tulip"}, "tulu"),
+        ({"profile": "10"}, "'10' is not FIRST:STOP.*profile=10:13"),
     ],
 )
 def test_bad_values_are_explained_in_one_line(data, tmp_path, changes, message):

@@ -41,6 +41,14 @@ def make(workdir, *, tensorboard=True, wandb=None, config=None, resume_step=None
     return Writer(backends)
 
 
+def read(workdir) -> list[dict]:
+    """The lines of metrics.jsonl so far; none on processes that do not write."""
+    path = epath.Path(workdir) / "metrics.jsonl"
+    if jax.process_index() != 0 or not path.exists():
+        return []
+    return [json.loads(line) for line in _lines_until(path.read_bytes(), None, path)]
+
+
 def accumulate(window, prefix="") -> dict[str, float]:
     """[{name: Mean}] of the steps since the last log -> {prefix + name: float}.
 
@@ -248,10 +256,10 @@ class _Wandb:
 
 
 class _Due:
-    """True once per `_REWRITE_SECONDS`."""
+    """True at once, and then once per `_REWRITE_SECONDS`."""
 
     def __init__(self):
-        self._last = time.monotonic()
+        self._last = -math.inf  # the first time at once
 
     def __call__(self):
         now = time.monotonic()

@@ -18,6 +18,7 @@ _SHOWN = {
 }
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]"
 _TRAINING = ("train", "data_wait")  # the phases that rates are computed over
+_WHOLE = ("compile", "evaluate")  # what happens inside of them is theirs
 
 
 class Progress:
@@ -83,8 +84,9 @@ class Progress:
 class Phases:
     """Wall time by phase: `with phases("compile"): ...`.
 
-    Each moment belongs to one phase, the innermost; outside of all it is "other". So
-    the phases add up to the time since the clock was made.
+    Each moment belongs to one phase, the innermost, or that of `_WHOLE` around it;
+    outside of all it is "other". So the phases add up to the time since the clock was
+    made. Where a profile is recorded, it shows them all.
     """
 
     def __init__(self, clock=time.perf_counter):
@@ -94,9 +96,11 @@ class Phases:
     @contextlib.contextmanager
     def __call__(self, name):
         self._charge()
-        self._open.append(name)
+        around = self._open[-1]
+        self._open.append(around if around in _WHOLE else name)
         try:
-            yield
+            with jax.profiler.TraceAnnotation(name):
+                yield
         finally:
             self._charge()
             self._open.pop()
@@ -136,25 +140,29 @@ def rates(*, steps, seconds, waited, tokens, scored, items, flops, peak):
     return values if peak is None else values | {"perf/mfu": flops / seconds / peak}
 
 
-def peak_memory() -> tuple[float, str]:
-    """(bytes, "device"): the most any local device held at once; or (.., "process").
-
-    Some backends keep no such statistics (the CPU's are None): then it is the peak
-    resident memory of the process.
-    """
+def memory() -> dict[str, float]:
+    """Bytes in use now, and at most so far, on the fullest local device: device and
+    device_peak. The CPU keeps no such statistics: the process's own, process_peak."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
-    peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
-    if peaks:
-        return max(peaks), "device"
+    kinds = {"device": "bytes_in_use", "device_peak": "peak_bytes_in_use"}
+    if all(key in one for key in kinds.values() for one in stats):
+        return {name: max(s[key] for s in stats) for name, key in kinds.items()}
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "process"
+    return {"process_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
 
 
-def summary(seconds, *, steps, tokens, flops, peak, loss, memory) -> str:
+def peak_memory() -> tuple[float, str]:
+    """(bytes, "device"): the most any local device held at once; or (.., "process")."""
+    (name, size) = list(memory().items())[-1]
+    return size, name.removesuffix("_peak")
+
+
+def summary(seconds, *, steps, tokens, flops, peak, loss, memory, goodput) -> str:
     """The table printed at the end of a run.
 
-    `seconds` is `Phases.seconds()`, `memory` is `peak_memory()`; tokens, flops and peak
-    as in `rates`. Rates are over the time spent training and waiting for data.
+    `seconds` is `Phases.seconds()`, `memory` is as `peak_memory()`; tokens, flops and
+    peak as in `rates`. Rates are over the time spent training and waiting for data.
+    `goodput` is `Goodput.metrics()`.
     """
     total = sum(seconds.values())
     training = sum(seconds.get(name, 0.0) for name in _TRAINING)
@@ -163,6 +171,12 @@ def summary(seconds, *, steps, tokens, flops, peak, loss, memory) -> str:
     for name, value in sorted(seconds.items(), key=lambda item: -item[1]):
         share = f"{value / total:.1%}" if total else ""
         rows.append(("  " + name.replace("_", " "), _clock(value), share))
+    if steps:
+        rows.append(("goodput", f"{goodput['perf/goodput_run']:.1%}", ""))
+    if steps and goodput["time/run"] > total + 1:
+        here, lasted = goodput["perf/goodput"], _clock(goodput["time/run"])
+        note = f"of {lasted} with restarts; {here:.1%} since the last"
+        rows[-1] = (*rows[-1][:2], note)
     if training:
         rows.append(("tokens/s", _short(tokens / training), ""))
     if training and peak:

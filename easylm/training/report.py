@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from easylm.losses.masked import Mean
 from easylm.models import base
-from easylm.training import flops, metrics
+from easylm.training import flops, hosts, metrics
+from easylm.training.goodput import USEFUL, Goodput
 from easylm.training.progress import Phases, Progress, peak_memory, rates, summary
 
 
@@ -19,8 +20,10 @@ class Report:
         self._config, self._model, self._phases = config, model, phases
         self._unit, self._updates = objective.unit, objective.updates
         self._what = "prompts" if objective.online else _EXAMPLES[objective.unit]
-        self._lr, self._steps, self._start = lr, steps, start
+        self._lr, self._steps, self._start, self._done = lr, steps, start, start
         self._progress = Progress(steps, start, name=config.objective.name)
+        self._goodput = Goodput(phases, metrics.read(workdir), start)
+        self._stragglers = hosts.Stragglers(hosts.names())
         self._writer = metrics.make(
             workdir,
             tensorboard=config.log.tensorboard,
@@ -37,6 +40,7 @@ class Report:
 
     def beginning(self, layout, data) -> None:
         """Says what will be trained, and on what."""
+        self._writer.scalars(self._start, self._goodput.metrics())  # remembered
         c, stats, what = self._model.config, data.stats, self._what
         mesh = " x ".join(f"{k} {v}" for k, v in layout.mesh.shape.items() if v > 1)
         devices = f"{jax.device_count()} {jax.devices()[0].device_kind}"
@@ -56,15 +60,23 @@ class Report:
             counts = {f"data/{why}": n for why, n in data.counts.items()}
             self._writer.scalars(self._start, counts)
 
-    def waiting(self, batches):
-        """The batches, with the time spent waiting for them on the clock."""
-        batches = iter(batches)
-        while True:
-            with self._phases("data_wait"):
-                item = next(batches, None)
-            if item is None:
-                return
-            yield item
+    def waiting(self, batches, profiler):
+        """The batches, with the time spent waiting for them on the clock; to the
+        profiler, an iteration lasts until the next one is asked for."""
+        batches, iterations = iter(batches), range(self._start, self._steps)
+        if line := profiler.missed(iterations):
+            self._progress.print(line)
+        for iteration in iterations:
+            profiler.begin(iteration)
+            with jax.profiler.StepTraceAnnotation("iteration", step_num=iteration):
+                with self._phases("data_wait"):
+                    item = next(batches)
+                yield item
+            if profiler.ends(iteration):
+                with self._phases("train"):
+                    jax.block_until_ready(self._window)
+                with self._phases("profile"):
+                    self._progress.print(profiler.end())
 
     def add(self, measured, seqs) -> None:
         """Takes the metrics of one update."""
@@ -81,6 +93,7 @@ class Report:
 
     def step(self, done: int) -> None:
         """After an iteration: the progress bar, and a line if one is due."""
+        self._done = done
         self._progress.advance(done)
         every = self._config.log.every
         first = done == self._start + 1  # it compiled: its time says nothing
@@ -103,6 +116,8 @@ class Report:
 
     def end(self) -> dict[str, float]:
         """Prints the summary. The last value of every metric."""
+        size, where = peak_memory()  # the last line's is that of all hosts
+        size = max(size, self._last.get(f"memory/{where}_peak", 0.0) * 2**30)
         text = summary(
             self._phases.seconds(),
             steps=self._steps - self._start,
@@ -110,14 +125,18 @@ class Report:
             flops=self._flops,
             peak=self._peak,
             loss=self._last.get("train/loss"),
-            memory=peak_memory(),
+            memory=(size, where),
+            goodput=self._goodput.metrics(),
         )
         if jax.process_index() == 0:
             print(text)
         return self._last
 
     def close(self) -> None:
-        self._writer.scalars(self._steps, self._phases.metrics())
+        totals = self._phases.metrics()
+        if self._done > self._start:
+            totals |= self._goodput.metrics()
+        self._writer.scalars(self._done, totals)
         self._writer.close()
         self._progress.close()
 
@@ -132,26 +151,35 @@ class Report:
         line |= {f"train/{k}": v for k, v in values.items()}
         line |= metrics.accumulate(self._seen)
         line["train/learning_rate"] = float(self._lr(done * self._updates - 1))
-        line["memory/peak_gib"] = peak_memory()[0] / 2**30
         seconds = self._phases.seconds()
+        spent = {n: s - self._mark.get(n, 0.0) for n, s in seconds.items()}
+        alone, used = hosts.look(spent)
+        line |= used
         if timed:
-            line |= self._rates(seconds, work, updates) | self._shares(seconds)
+            line |= self._rates(spent, work, updates) | self._shares(spent)
+            line |= hosts.waits(alone, updates)
+            self._held_up(alone, spent)
+        line |= self._goodput.metrics()
         self._window, self._seen, self._mark = [], [], seconds
         self._last |= line
         self._writer.scalars(done, line)
         self._progress.log(done, line)
 
-    def _rates(self, seconds, work, updates):
-        spent = {
-            name: seconds.get(name, 0.0) - self._mark.get(name, 0.0)
-            for name in ("train", "data_wait")
-        }
+    def _held_up(self, alone, spent) -> None:
+        """Takes note of the time that other processes cost this one."""
+        self._goodput.hidden += float(alone[:, 0].max()) - spent.get("data_wait", 0.0)
+        lasted = sum(spent.get(name, 0.0) for name in ("data_wait", *USEFUL))
+        done = len(self._seen)
+        for warning in self._stragglers(alone / done, lasted / done):
+            self._progress.print(warning)
+
+    def _rates(self, spent, work, updates):
         self._tokens += work["real_tokens"]
         self._flops += work["flops"]
         return rates(
             steps=updates,
-            seconds=sum(spent.values()),
-            waited=spent["data_wait"],
+            seconds=spent.get("train", 0.0) + spent.get("data_wait", 0.0),
+            waited=spent.get("data_wait", 0.0),
             tokens=work["real_tokens"],
             scored=work["tokens"],
             items={} if self._unit == "tokens" else {self._unit: work[self._unit]},
@@ -159,9 +187,8 @@ class Report:
             peak=self._peak,
         )
 
-    def _shares(self, seconds) -> dict[str, float]:
+    def _shares(self, spent) -> dict[str, float]:
         """Of the time since the last line, where an iteration has several parts."""
-        spent = {n: s - self._mark.get(n, 0.0) for n, s in seconds.items()}
         parts = {name: spent.get(name, 0.0) for name in _PARTS}
         if not any(parts[name] for name in _PARTS[:-1]):
             return {}

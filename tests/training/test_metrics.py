@@ -1,6 +1,5 @@
 """What a run writes down and shows: files, averages, the progress line, the summary."""
 
-import importlib
 import io
 import json
 import math
@@ -11,12 +10,14 @@ import re
 import termios
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from easylm.errors import UserError
 from easylm.losses.masked import Mean
-from easylm.training import metrics, progress
+from easylm.training import hosts, metrics, progress
+from easylm.training.goodput import Goodput
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -103,6 +104,14 @@ def test_a_new_start_from_nothing_leaves_nothing(tmp_path):
     assert steps(tmp_path) == [1]
 
 
+def test_what_has_been_written_reads_back(tmp_path):
+    assert metrics.read(tmp_path) == []
+    write_steps(tmp_path, [1, 2])
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 3, "tra')
+    assert [line["train/loss"] for line in metrics.read(tmp_path)] == [1.0, 0.5]
+
+
 def test_a_broken_line_in_the_middle_is_named(tmp_path):
     write_steps(tmp_path, [1])
     with open(tmp_path / "metrics.jsonl", "a") as file:
@@ -117,20 +126,6 @@ def test_a_full_disk_is_a_one_line_error():
     log = metrics._FileLog(pathlib.Path("/dev/full"), b"", [])
     with pytest.raises(UserError, match=r"cannot write /dev/full: .*No space left"):
         log.write(b"{}\n")
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    """gs:// in the memory of this process."""
-    from etils import epath
-    from fsspec.implementations.memory import MemoryFileSystem
-
-    known = importlib.import_module("fsspec.registry")._registry
-    for scheme in ("gs", "gcs"):
-        monkeypatch.setitem(known, scheme, MemoryFileSystem)
-    path = epath.Path("gs://bucket/run")
-    yield path
-    path.parent.rmtree()
 
 
 def test_an_object_store_gets_whole_files(bucket):
@@ -271,6 +266,19 @@ def test_phases_add_up_and_the_inner_one_counts():
     assert phases.metrics()["time/total"] == 20
 
 
+def test_what_is_compiled_or_evaluated_on_the_way_is_no_training():
+    now = [0.0]
+    phases = progress.Phases(clock=lambda: now[0])
+    for phase in ("compile", "evaluate", "train"):
+        with phases(phase):
+            now[0] += 1
+            with phases("rollout"):
+                now[0] += 10
+    seconds = phases.seconds()
+    del seconds["other"]
+    assert seconds == {"compile": 11, "evaluate": 11, "rollout": 10, "train": 1}
+
+
 def test_rates_match_hand_numbers():
     values = {
         "steps": 4, "seconds": 2.0, "waited": 0.5, "tokens": 1000, "scored": 600,
@@ -293,18 +301,22 @@ def test_peak_memory_of_this_process_is_plausible():
     assert 2**20 < size < 2**45
 
 
+def summary(**changes):
+    given = {
+        "seconds": {"compile": 10.0, "train": 60.0, "data_wait": 20.0, "save": 10.0},
+        "steps": 2000,
+        "tokens": 800_000,
+        "flops": 1.6e12,
+        "peak": 4e10,
+        "loss": 1.23456,
+        "memory": (3 * 2**29, "process"),
+        "goodput": {"perf/goodput": 0.6, "perf/goodput_run": 0.6, "time/run": 100.1},
+    }
+    return progress.summary(**(given | changes)).splitlines()
+
+
 def test_the_summary_is_aligned_and_adds_up():
-    seconds = {"compile": 10.0, "train": 60.0, "data_wait": 20.0, "save": 10.0}
-    text = progress.summary(
-        seconds,
-        steps=2000,
-        tokens=800_000,
-        flops=1.6e12,
-        peak=4e10,
-        loss=1.23456,
-        memory=(3 * 2**29, "process"),
-    )
-    assert text.splitlines() == [
+    assert summary() == [
         "steps              2,000",
         "tokens            800.0k",
         "wall time          01:40",
@@ -312,11 +324,19 @@ def test_the_summary_is_aligned_and_adds_up():
         "  data wait        20.0s    20.0%",
         "  compile          10.0s    10.0%",
         "  save             10.0s    10.0%",
+        "goodput            60.0%",
         "tokens/s           10.0k",
         "MFU                50.0%",
         "final loss        1.2346",
         "peak memory     1.50 GiB  process",
     ]
+
+
+def test_the_summary_of_a_resumed_run_counts_all_of_it():
+    whole = {"perf/goodput": 0.6, "perf/goodput_run": 0.31, "time/run": 4000}
+    line = "goodput            31.0%  of 1:06:40 with restarts; 60.0% since the last"
+    assert line in summary(goodput=whole)
+    assert not any("goodput" in line for line in summary(steps=0, goodput=whole))
 
 
 def test_what_is_logged_here_is_documented():
@@ -332,8 +352,11 @@ def test_what_is_logged_here_is_documented():
         flops=1,
         peak=1,
     )
-    phases = ("compile", "data_wait", "train", "evaluate", "sample", "save")
+    phases = ("compile", "data_wait", "train", "evaluate", "sample", "save", "profile")
     logged = {*logged, *progress.Phases().metrics(), *(f"time/{p}" for p in phases)}
+    logged |= {f"memory/{kind}" for kind in ("device", "device_peak", "process_peak")}
+    logged |= hosts.waits(np.zeros((2, 2)), updates=1).keys()
+    logged |= Goodput(progress.Phases(), [], 0).metrics().keys()
     assert logged | set(progress._SHOWN) <= set(documented)
 
 
