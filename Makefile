@@ -5,13 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := JAX_PLATFORMS=cpu $(BIN)/python
 
-.PHONY: study study-full test learn lint format bench clean
+.PHONY: study study-full notebooks test learn lint format bench clean
 
 study: $(VENV)/run.stamp
 	$(RUN) scripts/study.py --workdir runs/study
 
 study-full: $(VENV)/run.stamp  # all axes, three seeds: hours
 	$(RUN) scripts/study.py --workdir runs/study-full --scale full
+
+notebooks: $(VENV)/notebooks.stamp  # all of them, from start to end, in a copy
+	$(RUN) scripts/notebooks.py
 
 test: $(VENV)/test.stamp
 	$(RUN) -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
@@ -44,6 +47,10 @@ $(VENV)/run.stamp: setup.py constraints.txt | $(BIN)/python
 
 $(VENV)/test.stamp: $(VENV)/run.stamp
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[test]"
+	touch $@
+
+$(VENV)/notebooks.stamp: $(VENV)/run.stamp
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[notebooks]"
 	touch $@
 
 $(VENV)/lint.stamp: | $(BIN)/python

@@ -7,6 +7,7 @@ COMPILER = "libtpu>=0.0.42 ; sys_platform == 'linux'"  # of TPUs, also absent on
 TEST = [
     COMPILER,
     *VERIFIERS,
+    "matplotlib>=3.9",
     "pytest>=8",
     "pytest-xdist>=3.7",
     "ruff>=0.15",
@@ -48,7 +49,7 @@ setup(
         "gpu": ["jax[cuda12]"],
         "gcs": ["gcsfs>=2024.2"],
         "wandb": ["wandb>=0.17"],
-        "notebooks": ["jupyter", "nbclient", "matplotlib"],
+        "notebooks": ["jupyter", "nbclient", "matplotlib>=3.9"],
         "plan": [COMPILER],
         "verifiers": VERIFIERS,
         "test": TEST,

@@ -18,6 +18,7 @@ def base() -> ml_collections.ConfigDict:
     c.model = ml_collections.ConfigDict()
     c.model.name = ""  # a preset such as "llama:3.2-1b"; "": the shape of init
     c.model.vocab_size = placeholder(int)  # None keeps what the preset says, also below
+    c.model.max_len = placeholder(int)  # positions; more than it was trained for, say
     c.model.dtype = "bfloat16"  # of the computation; master weights are float32
     c.model.param_dtype = "float32"
     c.model.attention = "auto"  # xla, splash (TPU); auto: what is best where it runs

@@ -42,6 +42,7 @@ class Point(NamedTuple):
     workdir: str
     command: list[str]
     done: bool
+    config: ConfigDict | None = None  # what the command runs
 
 
 def names(config: str) -> dict[str, str]:
@@ -68,7 +69,8 @@ def plan(config: str, sweep: str, workdir: str, given=()) -> list[Point]:
         folder = os.fspath(epath.Path(workdir) / name)
         command = ["python", "-m", "easylm.train", "--config", config]
         command += ["--workdir", folder, *given, *text]
-        points.append(Point(name, values, folder, command, is_done(folder, found)))
+        done = is_done(folder, found)
+        points.append(Point(name, values, folder, command, done, found))
     _check_unique(sweep, [point.name for point in points])
     return points
 

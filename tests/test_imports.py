@@ -11,11 +11,12 @@ ALLOWED = {
     "losses": set(),
     "data": {"sharding", "errors", "simulator"},  # its builders are opened by name
     "models": {"sharding", "errors"},
-    "rewards": {"errors", "simulator"},
+    "rewards": {"errors", "simulator", "own"},
     "rollout": {"sharding", "errors", "models", "data", "losses", "rewards"},
     "simulator": {"errors"},
     "objectives": {
-        *("sharding", "errors", "losses", "models", "data", "rollout", "rewards")
+        *("sharding", "errors", "own", "losses", "models", "data", "rollout"),
+        "rewards",
     },
 }
 

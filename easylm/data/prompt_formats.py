@@ -161,6 +161,11 @@ def _example(prompt: str | list[dict], *verifiers: tuple) -> dict:
     if prompt[-1]["role"] != "user":
         roles = ", ".join(turn["role"] for turn in prompt)
         raise BadRow("prompt", "does not end with a turn of the user", f"it is {roles}")
+    for name, _ in verifiers:
+        if ".py:" in name:  # data must not say which code is run
+            raise BadRow(
+                "verifier", "is a file's; set reward.terms.NAME.verifier", name
+            )
     verifiers = [(name.lower(), answer) for name, answer in verifiers]
     return {"prompt": prompt, "verifiers": verifiers}
 

@@ -6,7 +6,7 @@ not grow with depth.
 """
 
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -121,13 +121,14 @@ def make(config: TransformerConfig) -> Model:
         from easylm.models import lora
 
         spec = lora.add(spec, config)
-    return Model(
-        config=config,
-        spec=spec,
-        forward=partial(forward, config=config),
-        unembed=partial(unembed, config=config),
-        init_cache=partial(init_cache, config=config),
-    )
+    return Model(config, spec, *_functions(config))
+
+
+@lru_cache
+def _functions(config: TransformerConfig):
+    """The same ones for the same config: programs compiled for one model serve all
+    others of its shape."""
+    return tuple(partial(f, config=config) for f in (forward, unembed, init_cache))
 
 
 def param_spec(c: TransformerConfig) -> dict:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from easylm import own
 from easylm.errors import UserError
 from easylm.losses.masked import Mean, masked_mean
 
@@ -86,20 +87,40 @@ def compare(pairs: Pairs) -> dict[str, Mean]:
 def bind_loss(losses: dict[str, Callable], name: str, options: dict, *arrays):
     """losses[name] with its options, and what is wrong with them explained.
 
-    `arrays` are the shapes of its positional arguments.
+    `arrays` are the shapes of its positional arguments. The name may be FILE.py:NAME.
     """
-    if name not in losses:
-        raise UserError(f"objective.loss={name!r} is not one of {', '.join(losses)}")
-    allowed = list(inspect.signature(losses[name]).parameters)[len(arrays) :]
+    function = find_loss(losses, name, len(arrays))
+    allowed = list(inspect.signature(function).parameters)[len(arrays) :]
     for key in options:
         if key not in allowed:
             raise UserError(f"loss {name} has no option {key!r}; it has {allowed}")
-    bound = partial(losses[name], **options)
+    bound = partial(function, **options)
     try:  # out of range shows now, not in the middle of a compilation
-        jax.eval_shape(bound, *arrays)
+        given = _shapes(bound, arrays)
     except ValueError as e:
         raise UserError(str(e)) from None
+    like = next(iter(losses))
+    wanted = _shapes(losses[like], arrays)
+    if given != wanted:  # a mean would be taken for the loss of every pair
+        fix = f"give {wanted}, as {like} does: one number for each, not their mean"
+        raise UserError(f"loss {name} gives the shape {given}; {fix}")
     return bound
+
+
+def find_loss(losses: dict[str, Callable], name: str, arrays: int) -> Callable:
+    """losses[name], or a function of the user's own file that takes the same arrays."""
+    if own.is_own(name):
+        like = inspect.signature(next(iter(losses.values())))
+        return own.function(name, list(like.parameters)[:arrays])
+    if name not in losses:
+        known = ", ".join(losses)
+        fix = "or FILE.py:NAME for one of your own"
+        raise UserError(f"objective.loss={name!r} is not one of {known}, {fix}")
+    return losses[name]
+
+
+def _shapes(function, arrays):
+    return jax.tree.map(lambda x: x.shape, jax.eval_shape(function, *arrays))
 
 
 def with_dropout(model, batch: dict, key) -> dict:

@@ -12,6 +12,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from easylm import own
 from easylm.data import variants
 from easylm.data.variants import LEVELS
 from easylm.errors import UserError
@@ -34,6 +35,7 @@ from easylm.objectives.base import (
     bind_loss,
     compare,
     dropout,
+    find_loss,
     with_dropout,
 )
 
@@ -64,7 +66,8 @@ def make(
     policy_temperature: float = 1.0,
     **options,
 ) -> Objective:
-    """A loss of losses/preference.py by its name, with that function's options.
+    """A loss of losses/preference.py by its name, or FILE.py:NAME of your own, with
+    that function's options.
 
     nll_weight: of -log p(chosen) per token: RPO (arXiv 2404.19733) and CPO use 1.
     optimism: of beta log(policy / reference) of the third answer, or of the chosen one
@@ -202,7 +205,8 @@ def judging(loss: str, nll_weight=0.0, optimism=0.0, **options) -> Callable:
         ratio = logps[:, third] - ref_logps[:, third]
         logps, ref_logps, lengths = logps[:, :2], ref_logps[:, :2], lengths[:, :2]
         tokens = jnp.maximum(lengths, 1.0)  # what is not there divides by 1
-        lengths_seen = tokens if loss in PER_TOKEN else lengths
+        divides = loss in PER_TOKEN or own.is_own(loss)  # a user's may
+        lengths_seen = tokens if divides else lengths
         each = weights * function(logps, ref_logps, lengths_seen, **constants)
         nll = -logps[:, 0] / tokens[:, 0]
         rewards = beta * jax.lax.stop_gradient(logps - ref_logps)
@@ -259,5 +263,6 @@ def _zeros(batch):
 
 def _arguments(name: str) -> dict:
     """The options of a loss and their defaults."""
-    parameters = list(inspect.signature(FAMILY[name]).parameters.values())
+    function = find_loss(FAMILY, name, 3)
+    parameters = list(inspect.signature(function).parameters.values())
     return {p.name: p.default for p in parameters[3:]}

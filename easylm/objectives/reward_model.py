@@ -45,7 +45,7 @@ def make(
     weights: tuple = (),
     **options,
 ) -> Objective:
-    """A loss of this file by its name, with that function's options.
+    """A loss of this file by its name, or FILE.py:NAME, with that function's options.
 
     A reward is the mean of the scores, or their sum with the `weights`. sft_weight: of
     -log p(first answer) per token, as a regulariser (arXiv 2406.10216); it needs
@@ -86,7 +86,7 @@ def make(
         }
         if sft_weight:
             metrics["nll"] = masked_mean(answers.nll, answers.there[:, 0])
-        ranks = _places(answers) if LOSSES[loss] in PAIRWISE else _ranks(answers)
+        ranks = _places(answers) if function.func in PAIRWISE else _ranks(answers)
         each, counts = each + sft_weight * answers.nll, counts.astype(jnp.float32)
         return _pairs(answers, ranks, rewards, each, counts), metrics
 

@@ -12,8 +12,9 @@ UserError; `check_name(answer)`, or `check(answer)` for all verifiers of a modul
 so before training starts.
 
 A new verifier is a function with these three parameters, and `-> float`, in any file
-here. A module that needs something heavy imports it where it is used, not at the top,
-and may have a function `warm_up()` that does so: its time is not the verifier's.
+here, or one in a file of your own that the config names: FILE.py:NAME. A module that
+needs something heavy imports it where it is used, not at the top, and may have a
+function `warm_up()` that does so: its time is not the verifier's.
 """
 
 import difflib
@@ -24,7 +25,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Mapping
 
-from easylm import rewards
+from easylm import own, rewards
 from easylm.errors import UserError
 
 PARAMETERS = ["prompt", "response", "answer"]
@@ -33,7 +34,10 @@ DATASETS = {"gsm8k": "gsm8k", "math": "math", "ifeval": "if_constraints"}  # of 
 
 
 def get(name: str) -> Callable[..., float]:
-    """The verifier of that name, or of the RLVR rows whose `dataset` has that name."""
+    """The verifier of that name, or of the RLVR rows whose `dataset` has that name, or
+    FILE.py:NAME of the user's own."""
+    if own.is_own(name):
+        return own.function(name, PARAMETERS)
     verifiers = known()
     found = verifiers.get(name) or verifiers.get(DATASETS.get(name.lower()))
     if found:
@@ -41,7 +45,8 @@ def get(name: str) -> Callable[..., float]:
     near = difflib.get_close_matches(name, verifiers, 1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise UserError(
-        f"unknown verifier {name!r}, there are {', '.join(verifiers)}{hint}"
+        f"unknown verifier {name!r}, there are {', '.join(verifiers)}, and FILE.py:NAME"
+        f" for one of your own{hint}"
     )
 
 

@@ -35,12 +35,12 @@ def asked(part, count) -> list[dict]:
 
 def answers(root, scale, seed) -> list[dict]:
     """Several answers to each training prompt, of writers of different strength."""
-    return _answered(root, asked("train", scale.prompts), scale.writers, seed)
+    return answered(root, asked("train", scale.prompts), scale.writers, seed)
 
 
 def held_out_pairs(root, scale, seed) -> list[dict]:
     """The best and the worst of such answers to prompts that nobody trains on."""
-    rows = _answered(root, asked("test", scale.test // 2), scale.writers, seed + 1)
+    rows = answered(root, asked("test", scale.test // 2), scale.writers, seed + 1)
     return annotators.pairs("gold", rows, seed)
 
 
@@ -104,7 +104,7 @@ def _sampled(root, scale, seed, loaded) -> dict[str, list]:
 def candidates(root, scale, seed) -> list[dict]:
     """N answers of the policy to test prompts, with their gold."""
     rows = asked("test", scale.candidates)
-    rows = _answered(root, rows, ((START, 1.0),) * N, seed)
+    rows = answered(root, rows, ((START, 1.0),) * N, seed)
     return [
         {
             "prompt": row["prompt"],
@@ -146,7 +146,7 @@ def _facts(rows) -> list[int]:
     return [known.setdefault(row["fact"], len(known)) for row in rows]
 
 
-def _answered(root, rows, writers, seed) -> list[dict]:
+def answered(root, rows, writers, seed) -> list[dict]:
     """The rows, each with one answer of every writer: (name, temperature)."""
     prompts = [row["prompt"] for row in rows]
     columns, models = [[] for _ in writers], {}

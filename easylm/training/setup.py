@@ -31,8 +31,8 @@ def check_batch(config, layout: Layout) -> None:
         below, above = config.batch // ways * ways, (config.batch // ways + 1) * ways
         raise UserError(
             f"config.batch {config.batch} does not divide into {config.microbatches}"
-            f" microbatches on {layout.ways('batch')} devices; use {below or above} or"
-            f" {above} rows"
+            f" microbatches on {layout.ways('batch')} devices; use"
+            f" {f'{below} or {above}' if below else above} rows"
         )
 
 
