@@ -19,6 +19,7 @@ from easylm import sharding
 from easylm.data.loader import Prefetch
 from easylm.errors import UserError, explain, parse
 from easylm.objectives import base as objectives
+from easylm.pods import flags as compiler
 from easylm.training import checkpoint, online, setup
 from easylm.training.guard import FiniteGuard, Stop
 from easylm.training.profiler import Profiler
@@ -37,6 +38,7 @@ PROCESS = flags.DEFINE_integer("process", None, "Which of them this is.")
 
 def train(config, workdir: str) -> dict[str, float]:
     """Runs the config to its end from wherever the workdir stands. Final numbers."""
+    compiler.apply()
     phases = Phases()
     layout = sharding.make_layout(config.mesh, config.rules)
     setup.check_batch(config, layout)
