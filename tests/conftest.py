@@ -5,6 +5,7 @@ import tempfile
 from importlib.metadata import version
 
 FAST = "--xla_backend_optimization_level=0"
+FAST += " --xla_cpu_parallel_codegen_split_count=1"  # pieces cost more than they save
 if version("jaxlib").startswith("0.10."):  # later ones have no such switch
     FAST += " --xla_cpu_use_fusion_emitters=false"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -16,7 +17,7 @@ if "device_count" not in os.environ.get("XLA_FLAGS", ""):
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     cache = tempfile.TemporaryDirectory(prefix="easylm-tests-")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 # Begun first, so that no worker is left with one of them when the other is done.
 LONG = (
