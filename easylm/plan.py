@@ -118,7 +118,7 @@ def _planned(place, layout, run: Run, made, estimated: bool) -> Plan:
     parts = []
     for program in run.programs:
         mine = [a for a in program.arguments if a.kind in programs.HELD]
-        resident = bytes_of(everything, layout) - bytes_of(mine, program.layout)
+        resident = bytes_of(everything) - bytes_of(mine)
         memory, found, why = made(program, resident)
         kinds = _kinds(program, memory, resident, run)
         done, moved = _work(program), _moved(program, kinds, run)
@@ -138,7 +138,7 @@ def _kinds(program: Program, memory, resident: float, run: Run) -> dict:
     compiler's temporaries that is known by its shape."""
     kinds = {}
     for argument in program.arguments:
-        size = bytes_of([argument], program.layout)
+        size = bytes_of([argument])
         kinds[argument.kind] = kinds.get(argument.kind, 0.0) + size
     rest = memory.peak - sum(kinds.values())
     for name, size in (
@@ -196,7 +196,7 @@ def _local_tokens(program: Program) -> float:
 def _whole(place, layout, run: Run, parts, estimated) -> Plan:
     seconds = sum(part.times * part.seconds.total for part in parts)
     step = parts[-1]
-    held = {name: float(bytes_of(a, layout)) for name, a in run.held.items()}
+    held = {name: float(bytes_of(a)) for name, a in run.held.items()}
     peak = place.generation.flops * place.chips
     mfu = run.flops / (step.times * step.seconds.total) / peak
     return Plan(

@@ -411,7 +411,7 @@ def test_a_signal_to_all_lets_the_run_save(tmp_path):
         from easylm.training.guard import Stop
         with Stop() as stop:
             pathlib.Path({str(tmp_path / "ready")!r}).write_text(str(os.getpid()))
-            while not stop.requested(0):
+            while not stop.requested():
                 time.sleep(0.01)
             time.sleep(0.2)  # until the other signal is there
         pathlib.Path({str(tmp_path / "saved")!r}).touch()

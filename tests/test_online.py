@@ -2,14 +2,18 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from configs import common
+from easylm import sharding
 from easylm.data import formats
 from easylm.errors import UserError
+from easylm.pods.programs import programs
 from easylm.rewards import base
 from easylm.train import train
+from easylm.training import setup
 from scripts import label
 from tests import tiny
 
@@ -67,10 +71,48 @@ def config(prompts, start, method="ppo", steps=4, **changes):
 
 
 @pytest.fixture(scope="module")
-def whole(prompts, start, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole") / "run"
-    train(config(prompts, start), str(folder))
-    return folder
+def recorded(prompts, start, tmp_path_factory):
+    """The folder of a run, and what its first update was given."""
+    folder, given = tmp_path_factory.mktemp("whole") / "run", []
+    make_step = setup.make_step
+
+    def recording(*parts):
+        step = make_step(*parts)
+
+        def record(state, batch):
+            given.append(shapes((state.params, state.opt_state, batch)))
+            return step(state, batch)
+
+        return record
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(setup, "make_step", recording)
+        train(config(prompts, start), str(folder))
+    return folder, given[0]
+
+
+def shapes(tree):
+    """Of every array: shape, dtype, and the shape of what a device holds of it."""
+    part = lambda x: x.sharding.shard_shape(x.shape)
+    return jax.tree.map(lambda x: (x.shape, str(x.dtype), part(x)), tree)
+
+
+@pytest.fixture(scope="module")
+def whole(recorded):
+    return recorded[0]
+
+
+def test_what_is_planned_is_what_runs(recorded, prompts, start):
+    c = config(prompts, start)
+    planned = programs(c, sharding.make_layout(c.mesh)).programs[-1].trees
+    *state, batch = recorded[1]
+    assert shapes(planned[:2]) == tuple(state)
+    rows, most = (b["seqs"].tokens[0][0] for b in (batch, shapes(planned[2])))
+    assert rows <= most  # answers may be shorter
+    of_a_row = lambda tree: jax.tree.map(
+        lambda x: (x[0][1:], x[1]), tree, is_leaf=lambda x: type(x) is tuple
+    )
+    assert of_a_row(batch) == of_a_row(shapes(planned[2]))
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(whole, prompts, start, tmp_path):

@@ -272,7 +272,7 @@ def test_a_signal_is_passed_on_and_does_not_kill(number, both, tmp_path, capfd):
         from easylm.training.guard import Stop
         with Stop() as stop:
             pathlib.Path({str(ready)!r}).write_text(str(os.getpid()))
-            while not stop.requested(0):
+            while not stop.requested():
                 time.sleep(0.01)
             time.sleep(0.2)  # until the other signal is there
         pathlib.Path({str(whole)!r}).touch()

@@ -14,7 +14,7 @@ FORWARD, TRAIN, ROLLOUT = "forward", "train step", "rollout"
 
 
 def memory(program: Program, run: Run) -> Memory:
-    given = bytes_of(program.arguments, program.layout)
+    given = bytes_of(program.arguments)
     temporaries = {TRAIN: _of_training, ROLLOUT: _of_sampling}.get(
         program.name, _of_reading
     )(program, run)
@@ -86,7 +86,7 @@ def _of_training(program: Program, run: Run) -> float:
     layout = program.layout
     whole = program.tokens / layout.ways("batch") / layout.ways("length")
     tokens = whole / run.microbatches
-    gradients = bytes_of(program.arguments[:1], layout) / 2  # in the compute dtype
+    gradients = bytes_of(program.arguments[:1]) / 2  # in the compute dtype
     kept, most = gradients * (3 if run.microbatches > 1 else 1), 0.0
     for c in (model.config for model in run.models):
         inner = {"full": 0.0, "dots": 0.5, "none": 1.5}[c.remat]

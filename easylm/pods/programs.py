@@ -7,6 +7,7 @@ preset may stand for a checkpoint that lies elsewhere: config.init="llama:2-13b"
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from easylm import sharding
+from easylm.data import variants
 from easylm.data.sequences import Sequences
 from easylm.errors import UserError
 from easylm.models import base, transformer
@@ -28,6 +30,7 @@ from easylm.rollout.sampler import Prompts, ready
 from easylm.rollout.scorer import token_rewards
 from easylm.sharding import Layout
 from easylm.training import checkpoint, flops, online, reference, setup
+from easylm.training.step import State
 
 PARAMETERS, OPTIMIZER, FROZEN, SAMPLER = "parameters", "optimizer", "frozen", "sampler"
 HELD = (PARAMETERS, OPTIMIZER, FROZEN)  # from the first iteration to the last
@@ -41,6 +44,8 @@ class Argument(NamedTuple):
 
 
 class Program(NamedTuple):
+    """One compiled function of the run."""
+
     name: str
     function: Callable  # jitted
     arguments: tuple[Argument, ...]
@@ -48,7 +53,6 @@ class Program(NamedTuple):
     times: float = 1.0  # in an iteration
     tokens: int = 0  # that it works on, prompts and answers
     trips: int = 1  # of a loop that ends when it is done, at most
-    beside: tuple[Argument, ...] = ()  # held meanwhile, beside what is always held
 
     @property
     def trees(self) -> tuple:
@@ -58,9 +62,7 @@ class Program(NamedTuple):
 class Run(NamedTuple):
     """All of it."""
 
-    # what an iteration runs, the train step last
-
-    programs: tuple[Program, ...]
+    programs: tuple[Program, ...]  # of an iteration, the train step last
     held: dict[str, tuple[Argument, ...]]  # name -> what is held all the time
     models: tuple[base.Model, ...]  # that are trained: the policy, and its value model
     tokens: int  # trained on in an iteration
@@ -73,20 +75,20 @@ class Run(NamedTuple):
 def programs(config, layout: Layout) -> Run:
     """What an iteration of the run compiles and holds on this mesh."""
     setup.check_batch(config, layout)
-    tokenizer = _tokenizer()
+    tokenizer = SimpleNamespace(vocab_size=0)  # all that a plan asks of one
     # Outside of sharding.use: what is computed at once cannot be on absent devices.
     model = setup.make_model(config, tokenizer)
-    _check_heads(config, model, layout)
+    _check_heads(model, layout)
     value = online.make_value(config, tokenizer, model)
     objective = objectives.make(model=model, value=value, **config.objective)
     steps = config.steps or 1000  # a schedule needs an end
     optimizer, _, trained = setup.make_optimizer(config, objective, steps)
     state = setup.abstract_state(objective.spec, optimizer, trained, layout)
-    made = _Maker(config, layout, model, value, objective, tokenizer, state)
+    made = _Shapes(config, layout, model, value, objective, tokenizer, state)
     return made.run(setup.make_step(config, objective, optimizer, trained))
 
 
-class _Maker:
+class _Shapes:
     def __init__(self, config, layout, model, value, objective, tokenizer, state):
         self.config, self.layout = config, layout
         self.model, self.value, self.objective = model, value, objective
@@ -94,7 +96,7 @@ class _Maker:
             Argument(PARAMETERS, state.params),
             Argument(OPTIMIZER, state.opt_state),
         )
-        self.whole_state = state
+        self.count = state.step
         self.key = jax.eval_shape(lambda: jax.random.key(0))
         self.length = config.data.length
         self.reference = self._reference(tokenizer)
@@ -105,15 +107,11 @@ class _Maker:
         batch, rows = self._batch()
         train = Program(
             "train step",
-            step,
+            _Joined(step, self.count),
             (*self.state, Argument("batch", batch)),
             self.layout,
             times=self.objective.updates,
             tokens=rows * self.length,
-        )
-        # One argument of the step is the whole state.
-        train = train._replace(
-            function=_Joined(step, type(self.whole_state), self.whole_state.step)
         )
         held = {"policy": self.state}
         if self.reference:
@@ -185,29 +183,23 @@ class _Maker:
     def _rows(self, rows: int, length: int) -> Sequences:
         place = self.layout.sharding("batch", "length")
         one = lambda dtype: jax.ShapeDtypeStruct((rows, length), dtype, sharding=place)
-        ints = (one(jnp.int32) for _ in range(3))
-        tokens, segments, positions = ints
-        return Sequences(tokens, one(jnp.float32), segments, positions)
+        whole = one(jnp.int32)
+        return Sequences(whole, one(jnp.float32), whole, whole)
 
     def _of_rows(self, shape, dtype=jnp.float32):
-        return jax.ShapeDtypeStruct(
-            shape, dtype, sharding=self.layout.sharding("batch")
-        )
+        where = self.layout.sharding("batch")
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=where)
 
     def _loaded(self) -> dict:
         """A batch as the loader places it."""
         config, objective, rows = self.config, self.objective, self.config.batch
         batch = {"seqs": self._rows(rows, self.length)}
         if objective.pairs is not None:
-            items = config.data.items_per_row
-            shape = rows, items, config.data.answers
-            from easylm.data import variants
-
+            shape, answers = (rows, config.data.items_per_row), config.data.answers
             if config.data.variants:
-                more = variants.get(config.data.variants)[1]
-                shape = (*shape[:2], shape[2] + more)
-            batch["items"] = self._of_rows(shape[:2], jnp.int32)
-            batch["ratings"] = self._of_rows((*shape, config.data.ratings))
+                answers += variants.get(config.data.variants)[1]
+            batch["items"] = self._of_rows(shape, jnp.int32)
+            batch["ratings"] = self._of_rows((*shape, answers, config.data.ratings))
         if objective.mismatched:
             batch["mismatched"] = batch["seqs"]
         return batch
@@ -354,22 +346,19 @@ class _Maker:
                 max_new_tokens=new,
                 **given,
             )
-        rows = {1: ("batch",), 2: ("batch",)}
-
-        def placed(x, split=True):
-            names = rows.get(x.ndim, ()) if split else ()
-            where = made.layout.sharding(*names)
-            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
-
-        tokens, lengths, key, *rest = made.arguments
-        batch = placed(tokens), placed(lengths)
-        rest = [placed(x, split=False) for x in (key, *rest)]
+        names = [("batch",)] * 2 + [()] * (
+            len(made.arguments) - 2
+        )  # rows, and the rest
+        given = [
+            jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=made.layout.sharding(*name))
+            for x, name in zip(made.arguments, names, strict=True)
+        ]
         params = Argument(SAMPLER, base.abstract(base.compute_spec(model), layout))
         answers = config.batch * group
         rollout = Program(
             "rollout",
             made.program,
-            (params, *(Argument("batch", x) for x in (*batch, *rest))),
+            (params, *(Argument("batch", x) for x in given)),
             made.layout,
             times=options["rounds"],
             tokens=answers * new,
@@ -381,15 +370,14 @@ class _Maker:
 class _Joined:
     """The step as a function of the parts of its state, so that each has its kind."""
 
-    def __init__(self, step, state, number):
-        self._step, self._state, self._number = step, state, number
+    def __init__(self, step, count):
+        self._step, self._count = step, count
 
     def lower(self, params, opt_state, batch):
-        state = self._state(self._number, params, opt_state)
-        return self._step.lower(state, batch)
+        return self._step.lower(State(self._count, params, opt_state), batch)
 
     def __call__(self, params, opt_state, batch):
-        return self._step(self._state(self._number, params, opt_state), batch)
+        return self._step(State(self._count, params, opt_state), batch)
 
 
 def _other(layout: Layout, mesh: str, rules) -> Layout:
@@ -400,9 +388,8 @@ def _other(layout: Layout, mesh: str, rules) -> Layout:
     return sharding.make_layout(mesh, rules, devices)
 
 
-def bytes_of(arguments, layout: Layout) -> int:
+def bytes_of(arguments) -> int:
     """On one device."""
-    del layout
     return sum(_bytes(x) for a in arguments for x in jax.tree.leaves(a.tree))
 
 
@@ -414,18 +401,11 @@ def _bytes(x) -> int:
 
 def _scoring(shape, policy):
     """A reward model's shape, computed as the policy is."""
-    from dataclasses import replace
-
     head = {} if shape.head != "lm" else {"head": "score", "scores": 1}
     return replace(shape, dtype=policy.dtype, remat=policy.remat, **head)
 
 
-def _tokenizer():
-    """Of no words: what a plan needs to know of one."""
-    return SimpleNamespace(vocab_size=0, stop_ids=(0,), eos=0)
-
-
-def _check_heads(config, model, layout) -> None:
+def _check_heads(model, layout) -> None:
     """Heads are split over the tensor axis: said with the sizes that divide them."""
     c, ways = model.config, layout.ways("kv_heads")
     if c.kv_heads % ways or c.heads % ways:

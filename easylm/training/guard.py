@@ -1,12 +1,15 @@
 """Reasons to stop: a number that is not finite, a signal from outside."""
 
 import signal
+from functools import cache
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict
-from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from easylm.errors import UserError
 from easylm.training.step import is_finite
@@ -49,7 +52,7 @@ class Stop:
     """Turns SIGTERM and Ctrl-C into a question the loop asks; the second one kills."""
 
     def __enter__(self):
-        self._asked = False
+        self._asked, self._votes = False, None
         self._old = {}
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
@@ -66,12 +69,28 @@ class Stop:
         self._asked = True
         signal.signal(number, signal.SIG_DFL)
 
-    def requested(self, iteration: int) -> bool:
-        """Whether to stop here: the same answer on all processes."""
+    def requested(self) -> bool:
+        """Whether to stop here: the same answer on all processes, asked after every
+        iteration. Of several, they vote on the devices, behind the update, and the
+        votes are read one iteration later: nobody waits for them."""
         if jax.process_count() == 1:
             return self._asked
-        asked = multihost_utils.process_allgather(np.asarray(self._asked))
-        return bool(np.any(asked))
+        votes, self._votes = self._votes, _vote(self._asked)
+        return votes is not None and bool(votes)
+
+
+def _vote(yes: bool) -> jax.Array:
+    """Whether any process says yes, before that is known."""
+    each, all = _everywhere()
+    local = np.full(jax.local_device_count(), yes)
+    return all(jax.make_array_from_process_local_data(each, local))
+
+
+@cache
+def _everywhere():
+    mesh = Mesh(np.array(jax.devices()), ("devices",))
+    each, whole = (NamedSharding(mesh, spec) for spec in (P("devices"), P()))
+    return each, jax.jit(jnp.any, out_shardings=whole)
 
 
 def _local(batch) -> dict[str, np.ndarray]:
