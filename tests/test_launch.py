@@ -432,7 +432,7 @@ def test_a_signal_to_all_lets_the_run_save(tmp_path):
 def test_a_signal_is_passed_on_and_waited_for(number, code, tmp_path):
     came, other = f">{tmp_path}/came", {signal.SIGINT: "TERM"}.get(number, "INT")
     traps = f"trap 'sleep 0.1; echo {other} {came}; exit {code}' {other}"
-    waits = f"{traps}; echo $$ >{tmp_path}/ready; while :; do sleep 0.02; done"
+    waits = f"{traps}; echo $$ >{tmp_path}/ready; while :; do sleep 0.1 & wait; done"
     assert signalled(tmp_path, ["bash", "-c", waits], False, number) == code
     assert (tmp_path / "came").read_text() == f"{other}\n"
 

@@ -109,7 +109,7 @@ def _claims_section(rows) -> dict:
 def _world_section() -> dict:
     nodes = [
         ("pretrain", "Text", "of an invented world", 0, 0),
-        ("sft", "Fine-tuning", "demonstrations, nearly half of them careless", 1, 0),
+        ("sft", "Fine-tuning", "examples, nearly half of them careless", 1, 0),
         ("answers", "Answers", "four to each prompt, of three writers", 2, 0),
         ("pairs", "Preferences", "of simulated annotators", 3, 0),
         ("dpo", "DPO", "straight from the pairs", 4, 0),
