@@ -4,7 +4,7 @@ from tests import tiny
 
 
 def get_config(arg: str = ""):
-    return tiny.config(arg, steps=2)
+    return tiny.config(arg, steps=2, **{"checkpoint.every": 0})
 
 
 def sweep_lr(add):

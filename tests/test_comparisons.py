@@ -48,7 +48,7 @@ def config(make, data, steps=6, **changes):
     c.optimizer.lr = 1e-2
     c.log.every = 1
     c.log.tensorboard = False
-    c.checkpoint.every = 1
+    c.checkpoint.every = 3
     c.checkpoint.keep = 0
     c.eval.every = 6
     c.lock()

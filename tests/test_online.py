@@ -61,7 +61,7 @@ def config(prompts, start, method="ppo", steps=4, **changes):
     c.steps = steps
     c.log.every = 1
     c.log.tensorboard = False
-    c.checkpoint.every = 1
+    c.checkpoint.every = 2
     c.checkpoint.keep = 0
     c.optimizer.lr = 1e-3
     c.lock()

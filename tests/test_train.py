@@ -21,6 +21,9 @@ from easylm.training import checkpoint
 from tests import tiny
 
 
+LAST = {"checkpoint.every": 0}  # of the states only the last is saved
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return tiny.write_data(tmp_path_factory.mktemp("data"))
@@ -60,7 +63,7 @@ def test_resumed_run_is_the_uninterrupted_one(data, whole, tmp_path):
     half = workdir / "checkpoints" / "4"
     (half / "commit_success.txt").unlink(missing_ok=True)
     half.rename(workdir / "checkpoints" / "4.orbax-checkpoint-tmp-1")
-    train(tiny.config(data), workdir)
+    train(tiny.config(data, **LAST), workdir)
     tiny.assert_same_run(whole, workdir)
     timed = [line for line in tiny.lines(workdir) if "time/run" in line]
     began = [line["time"] - line["time/run"] for line in timed]
@@ -79,13 +82,13 @@ def test_finished_run_has_nothing_left_to_do(data, whole, tmp_path, capsys):
 
 def test_run_resumes_on_another_mesh(data, whole, tmp_path):
     workdir = tiny.killed_after(whole, 3, tmp_path / "run")
-    train(tiny.config(data, mesh="fsdp=2,tensor=2,context=2"), workdir)
+    train(tiny.config(data, mesh="fsdp=2,tensor=2,context=2", **LAST), workdir)
     a, b = tiny.losses(whole), tiny.losses(workdir)
     np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-4)
 
 
 def test_dropout_resumes_exactly_and_matters(data, whole, tmp_path):
-    config = tiny.config(data, **{"model.dropout": 0.1})
+    config = tiny.config(data, **{"model.dropout": 0.1, "checkpoint.every": 3})
     train(config, tmp_path / "a")
     train(config, tiny.killed_after(tmp_path / "a", 3, tmp_path / "b"))
     tiny.assert_same_run(tmp_path / "a", tmp_path / "b")
@@ -99,7 +102,7 @@ def test_other_config_is_refused_with_the_difference(data, whole):
 
 def test_lora_trains_adapters_only(data, whole, tmp_path):
     changes = {"model.lora_rank": 2, "init": str(whole), "tokenizer": ""}
-    train(tiny.config(data, steps=2, **changes), tmp_path / "lora")
+    train(tiny.config(data, steps=2, **changes, **LAST), tmp_path / "lora")
     before, after = tiny.state(whole), tiny.state(tmp_path / "lora", 2)
     base = "['params']['layers']['attn']['q']"
     np.testing.assert_array_equal(before[base], after[base + "['w']"])
@@ -137,7 +140,7 @@ def test_kill_while_saving_loses_nothing_that_was_saved(data, whole, tmp_path):
     wait_for(workdir / "checkpoints" / "2", process)
     process.kill()
     process.wait()
-    train(tiny.config(data), workdir)
+    train(tiny.config(data, **LAST), workdir)
     tiny.assert_same_run(whole, workdir)
 
 
@@ -166,7 +169,7 @@ def test_full_disk_is_one_line_and_the_run_goes_on_later(data, whole, small_disk
     small_disk(64, "remount")
     saved = checkpoint.Checkpoints(workdir, every=1, keep=0).latest()
     assert (saved or 0) < 6
-    train(tiny.config(data), workdir)
+    train(tiny.config(data, **LAST), workdir)
     tiny.assert_same_run(whole, workdir)
 
 
@@ -175,7 +178,8 @@ def test_two_processes_are_one(data, whole, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    flags = ["--coordinator", f"localhost:{port}", "--processes", "2", "--process"]
+    flags = ["--config.checkpoint.every=0", "--coordinator", f"localhost:{port}"]
+    flags += ["--processes", "2", "--process"]
     both = [
         tiny.command(data, tmp_path / "run", *flags, str(i), devices=4) for i in (0, 1)
     ]

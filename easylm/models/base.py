@@ -7,10 +7,12 @@ import pkgutil
 import zlib
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from easylm.errors import UserError
@@ -76,22 +78,23 @@ def map_spec(function: Callable, spec):
 
 
 def init(spec, key, layout: Layout | None = None):
-    """Fresh parameters, each drawn from a key folded with its own name."""
+    """Fresh parameters, each drawn from a key folded with its own name.
 
-    def draw():
-        flat = flatten_dict(spec, sep="/")
-        return unflatten_dict(
-            {
-                name: s.init(
-                    jax.random.fold_in(key, zlib.crc32(name.encode())), s.shape, s.dtype
-                )
-                for name, s in flat.items()
-            },
-            sep="/",
-        )
+    One by one: equal shapes share a program, in a model and between models.
+    """
+    flat = flatten_dict(spec, sep="/")
+    where = {} if layout is None else flatten_dict(shardings(spec, layout), sep="/")
+    params = {}
+    for name, s in flat.items():
+        own = jax.random.fold_in(key, np.uint32(zlib.crc32(name.encode())))
+        params[name] = _drawing(s.init, s.shape, s.dtype, where.get(name))(own)
+    return unflatten_dict(params, sep="/")
 
-    out = None if layout is None else shardings(spec, layout)
-    return jax.jit(draw, out_shardings=out)()
+
+@cache
+def _drawing(init, shape, dtype, sharding) -> Callable:
+    """The program (key) -> parameter."""
+    return jax.jit(lambda key: init(key, shape, dtype), out_shardings=sharding)
 
 
 def shardings(spec, layout: Layout):

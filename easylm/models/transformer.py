@@ -6,11 +6,12 @@ not grow with depth.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 
 import jax
 import jax.numpy as jnp
-from jax.nn.initializers import normal, ones, zeros
+from jax.nn import initializers
+from jax.nn.initializers import ones, zeros
 from jax.sharding import NamedSharding, PartitionSpec
 
 from easylm.errors import UserError
@@ -26,6 +27,8 @@ from easylm.models.layers import (
     rotate,
 )
 from easylm.sharding import check_divides, constrain, current
+
+normal = cache(initializers.normal)  # the same function again: programs are kept by it
 
 
 @dataclass(frozen=True)

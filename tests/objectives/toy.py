@@ -105,13 +105,8 @@ def _reference(temperature):
     return jax.jit(partial(token_logps, model(), temperature=temperature))
 
 
-@lru_cache
-def _init(head):
-    return jax.jit(lambda key: base.init(model(head).spec, key))
-
-
 def init(seed, head="lm"):
-    return _init(head)(jax.random.key(seed))
+    return base.init(model(head).spec, jax.random.key(seed))
 
 
 def placed(params, spec, layout):
@@ -135,7 +130,11 @@ class Learner:
         made = [optimizer.make(s, total_steps=1000, axes=axes)[0] for s in sections]
         both = setup.apart(*made) if "value" in spec else made[0]
         trained = select.trainable(spec, objective.constant)
-        self._init = partial(init_state, optimizer=both, trainable=trained)
+        target = setup.abstract_state(spec, both, trained, self.layout)
+        self._init = jax.jit(
+            partial(init_state, optimizer=both, trainable=trained),
+            out_shardings=jax.tree.map(lambda x: x.sharding, target),
+        )
         step = partial(
             train_step, loss=objective.loss, optimizer=both, trainable=trained
         )
