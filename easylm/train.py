@@ -107,9 +107,7 @@ def train(config, workdir: str) -> dict[str, float]:
                         jax.block_until_ready(state)
                 done = iteration + 1
                 report.step(done)
-                with phases(
-                    "train"
-                ):  # waits for the update before, if there are others
+                with phases("train"):  # several processes wait for the last update
                     stopped = stop.requested()
                 if checkpoints.due(done, last=done == steps or stopped):
                     guard.flush()  # a state that a NaN has touched is never saved
