@@ -169,10 +169,9 @@ def test_two_processes_are_one(data, whole, tmp_path):
         assert process.wait() == 0, process.stderr.read()
     a, b = tiny.losses(whole), tiny.losses(tmp_path / "run")
     np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-6)
-    for name, x in tiny.state(whole).items():
-        np.testing.assert_allclose(
-            x, tiny.state(tmp_path / "run")[name], atol=1e-5, err_msg=name
-        )
+    one, other = tiny.state(whole), tiny.state(tmp_path / "run")
+    for name, x in one.items():
+        np.testing.assert_allclose(x, other[name], atol=1e-5, err_msg=name)
 
 
 def test_nonfinite_loss_stops_and_keeps_the_batch(data, tmp_path):
