@@ -18,7 +18,6 @@ from easylm.train import PREEMPTED, train
 from easylm.training import checkpoint
 from tests import tiny
 
-
 LAST = {"checkpoint.every": 0}  # of the states only the last is saved
 
 
