@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -395,7 +396,9 @@ def test_tries_are_counted_from_the_last_new_checkpoint(tmp_path):
 
 def signalled(tmp_path, command, both, number):
     """The exit code of keep_running.sh, told to stop when its run is ready."""
-    keeping = subprocess.Popen(["scripts/keep_running.sh", *command], cwd=ROOT)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also after a &
+    line = ["scripts/keep_running.sh", *command]
+    keeping = subprocess.Popen(line, cwd=ROOT, preexec_fn=heard)
     ready = tmp_path / "ready"
     wait_for(lambda: ready.exists() and ready.read_text().strip())
     if both:

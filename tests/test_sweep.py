@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from easylm import sweep
-from easylm.errors import UserError
+from easylm.errors import UserError, explain
 from easylm.evals import results
+from scripts import sweep as sweep_script
 from tests import tiny
 from tests.conftest import FAST
 
@@ -146,11 +147,13 @@ def test_a_flag_for_every_run_may_not_be_what_the_sweep_sets(tmp_path):
         plan([{"seed": 1}], tmp_path, "--config.optimizer.lrr=2")
 
 
-def test_what_a_user_can_fix_is_one_line(tmp_path):
+def test_what_a_user_can_fix_is_one_line(tmp_path, capsys):
     def said(*args):
-        done = script(*args)
-        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-        return done.stderr
+        with pytest.raises(SystemExit) as stopped:
+            explain(sweep_script.main, [*map(str, args)])
+        error = capsys.readouterr().err
+        assert stopped.value.code == 2 and error.count("\n") == 1, error
+        return error
 
     at = ["--workdir", tmp_path]
     assert "no config file a.py" in said("--config=a.py", "--sweep=lr", *at)
@@ -159,8 +162,10 @@ def test_what_a_user_can_fix_is_one_line(tmp_path):
     assert "give --workdir" in said("--config", FILE, "--sweep=lr")
     table = ["--collect", "--out", "table.xls"]
     assert ".csv, .md, .json" in said("--config", FILE, "--sweep=lr", *at, *table)
-    known = script("--config", FILE)
-    assert known.returncode == 0 and "lr               Learning rates" in known.stdout
+    sweep_script.main(["--config", FILE])
+    assert "lr               Learning rates" in capsys.readouterr().out
+    wrong = script("--config=a.py", "--sweep=lr", *at)
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1, wrong.stderr
 
 
 # Finished or not

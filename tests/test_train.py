@@ -189,10 +189,9 @@ def test_two_processes_are_one(data, whole, tmp_path):
     waits = [x for x in tiny.lines(tmp_path / "run") if "perf/data_wait_max" in x]
     assert [x["step"] for x in waits] == [2, 3, 4, 5, 6]
     assert all(x["perf/data_wait_max"] > x["perf/data_wait"] * 0.999 for x in waits)
-    for name, x in tiny.state(whole).items():
-        np.testing.assert_allclose(
-            x, tiny.state(tmp_path / "run")[name], atol=1e-5, err_msg=name
-        )
+    one, other = tiny.state(whole), tiny.state(tmp_path / "run")
+    for name, x in one.items():
+        np.testing.assert_allclose(x, other[name], atol=1e-5, err_msg=name)
 
 
 def test_nonfinite_loss_stops_and_keeps_the_batch(data, tmp_path):

@@ -66,12 +66,12 @@ def config(data, steps=6, **more):
 def command(data, workdir, *flags, devices=1, steps=6, **kwargs):
     """The same run from the command line, as a subprocess that is not waited for."""
     argv = [sys.executable, "-m", "easylm.train", "--config", "configs/sft.py"]
-    argv += ["--workdir", str(workdir), *flags]
+    argv += ["--workdir", str(workdir)]
     argv += [f"--config.{key}={x}" for key, x in changes(data, steps).items()]
     count = f"--xla_force_host_platform_device_count={devices} {FAST}"
     env = os.environ | {"XLA_FLAGS": count}
     return subprocess.Popen(
-        argv, cwd=ROOT, env=env, text=True, stderr=subprocess.PIPE, **kwargs
+        [*argv, *flags], cwd=ROOT, env=env, text=True, stderr=subprocess.PIPE, **kwargs
     )
 
 

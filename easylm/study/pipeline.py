@@ -78,6 +78,8 @@ FULL = Scale(
     random=True,
     seeds=(0, 1, 2),
 )
+FEW = {"batch": 8, "rollout.max_new_tokens": 16}
+FEW |= {"eval.batch": 8, "eval.mixture.main.max_rows": 8}
 SMOKE = Scale(  # does everything run? Nothing is learned
     prompts=4,
     test=4,
@@ -90,6 +92,7 @@ SMOKE = Scale(  # does everything run? Nothing is learned
     changes=(
         ("", {"steps": 2, "data.mixture.main.max_rows": 200}),
         ("pretrain", {"model.layers": 1, "model.dim": 64, "model.mlp_dim": 128}),
+        *((preset, FEW) for preset in ("ppo", "grpo")),
     ),
 )
 SCALES = {"mini": MINI, "full": FULL, "smoke": SMOKE}

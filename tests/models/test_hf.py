@@ -22,6 +22,7 @@ from easylm.data import tokenizer as tokenizers
 from easylm.errors import UserError
 from easylm.models import base, hf, lora, safetensors, transformer
 from easylm.sharding import make_layout
+from tests.conftest import FAST
 
 # Tiny, but with every axis of its own length, GQA, and more layers than one.
 _SIZES = dict(
@@ -291,7 +292,7 @@ def test_two_processes_read_half_each_and_write_the_checkpoint_back(
         port = s.getsockname()[1]
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {FAST}",
         "PYTHONPATH": str(Path(hf.__file__).parents[2]),
     }
     start = lambda rank: subprocess.Popen(

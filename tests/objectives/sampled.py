@@ -121,6 +121,7 @@ def learn(objective, params, found, iterations, lr):
     optimizer = optax.adam(lr)
     everything = jax.tree.map(lambda _: True, params)
     state = init_state(params, optimizer, everything)
+    state = jax.device_put(state, LAYOUT.sharding())  # where a step leaves it
     options = {"optimizer": optimizer, "trainable": everything, "unit": objective.unit}
     step = jax.jit(partial(train_step, loss=objective.loss, **options))
     rewards = []

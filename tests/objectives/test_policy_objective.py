@@ -51,9 +51,10 @@ def by_answer(seqs, *arrays):
 
 def alone(program, params, tokens, answer):
     """What a program says of the last `answer` tokens, without packing."""
-    ids = jnp.zeros((1, 16), jnp.int32).at[0, : len(tokens)].set(tokens)
-    there = (jnp.arange(16) < len(tokens))[None]
-    seqs = Sequences(ids, there * 1.0, there.astype(int), jnp.arange(16)[None])
+    ids = np.zeros((1, 16), np.int32)
+    ids[0, : len(tokens)] = tokens
+    there, places = np.arange(16) < len(tokens), np.arange(16, dtype=np.int32)
+    seqs = Sequences(ids, np.float32(there)[None], np.int32(there)[None], places[None])
     return np.asarray(program(params, seqs))[0, len(tokens) - answer : len(tokens)]
 
 

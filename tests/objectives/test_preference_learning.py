@@ -85,14 +85,14 @@ def prepared(objective, frozen, made):
     return ready
 
 
-def value(objective, params, made):
-    """(mean loss, its gradient)."""
+def value(objective):
+    """-> (params, batch) -> (mean loss, its gradient)."""
 
-    def mean(params):
+    def mean(params, made):
         total, _ = objective.loss(params, made)
         return total.total / total.count
 
-    return jax.jit(jax.value_and_grad(mean))(params)
+    return jax.jit(jax.value_and_grad(mean))
 
 
 @pytest.mark.parametrize("name", preference.FAMILY)
@@ -131,8 +131,9 @@ def test_packed_pairs_have_the_loss_and_gradient_of_separate_ones(
     model, params, frozen
 ):
     objective = preference.make(model, loss="dpo_norm")
+    run = value(objective)
     (a, da), (b, db) = (
-        value(objective, params[0], prepared(objective, frozen, made))
+        run(params[0], prepared(objective, frozen, made))
         for made in (batch(PAIRS), batch(PAIRS, most=1))
     )
     assert abs(a - b) < 1e-5 * max(1, abs(a))

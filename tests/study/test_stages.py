@@ -2,7 +2,7 @@
 
 import json
 import runpy
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -148,14 +148,19 @@ def observed(root, name):
     return names.observed([json.loads((root / f"evals/{name}.json").read_text())])
 
 
-def width(runs, name="average"):
-    found = estimate(marks(runs), name)
+@pytest.fixture(scope="module")
+def marked(root):
+    """(name) -> the marks of a policy."""
+    return cache(lambda name: marks(observed(root, name)))
+
+
+def width(found, name="average"):
+    found = estimate(found, name)
     return found["high"] - found["low"]
 
 
-def test_estimates_hold_the_mean_and_are_wider_for_fewer_prompts(root):
-    [one] = runs = observed(root, "sft-medium")
-    found = marks(runs)
+def test_estimates_hold_the_mean_and_are_wider_for_fewer_prompts(root, marked):
+    [one], found = observed(root, "sft-medium"), marked("sft-medium")
     for name, value in judge.summary(one).items():
         cell = estimate(found, name)
         assert cell["low"] <= value == cell["mean"] <= cell["high"]
@@ -163,30 +168,29 @@ def test_estimates_hold_the_mean_and_are_wider_for_fewer_prompts(root):
         family: {name: values[:20] for name, values in columns.items()}
         for family, columns in one.items()
     }
-    assert width([few]) > 1.3 * width(runs)
+    assert width(marks([few])) > 1.3 * width(found)
 
 
-def test_prompts_on_the_same_fact_are_no_news(root):
+def test_prompts_on_the_same_fact_are_no_news(root, marked):
     [one] = observed(root, "sft-medium")
     more = {
         family: {name: np.repeat(values, 4) for name, values in columns.items()}
         for family, columns in one.items()
     }
-    assert width([more], "factuality") == width([one], "factuality")
+    found = width(marked("sft-medium"), "factuality")
+    assert width(marks([more]), "factuality") == found
     for columns in more.values():
         columns["fact"] = np.arange(len(columns["fact"]))
-    assert width([more], "factuality") < 0.6 * width([one], "factuality")
+    assert width(marks([more]), "factuality") < 0.6 * found
 
 
 def test_seeds_that_differ_widen_the_interval(root):
     good, bad = observed(root, "grpo"), observed(root, "pretrain-medium")
-    assert width(good + bad) > 3 * width(good * 2)
+    assert width(marks(good + bad)) > 3 * width(marks(good * 2))
 
 
-def test_differences_are_of_the_same_prompts(root):
-    good, start, same = (
-        marks(observed(root, name)) for name in ("grpo", "sft-medium", "dpo-web")
-    )
+def test_differences_are_of_the_same_prompts(marked):
+    good, start, same = map(marked, ("grpo", "sft-medium", "dpo-web"))
     assert difference(good, good) == {"mean": 0.0, "low": 0.0, "high": 0.0}
     gap = difference(good, start)
     assert gap["low"] > 0.1 and verdict(gap) == "agrees"
@@ -194,10 +198,10 @@ def test_differences_are_of_the_same_prompts(root):
     assert verdict(difference(same, start)) == "cannot tell"
 
 
-def test_the_report_says_what_was_found(root):
+def test_the_report_says_what_was_found(root, marked):
     document = analysis.document([str(root)], MINI, "make study")
     page, text = report.html(document), markdown.markdown(document)
-    best = marks(observed(root, "grpo")).mean["average"]
+    best = marked("grpo").mean["average"]
     assert f"{100 * best:.1f}" in page and f"{100 * best:.1f}" in text
     assert f"GRPO {100 * best:.1f}" in document["lead"]
     rows = document["sections"][0]["blocks"][0]["rows"]
