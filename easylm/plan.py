@@ -8,6 +8,7 @@ times are a model (docs/pods.md says how good). `search` does so for many meshes
 
 import itertools
 import math
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from easylm.errors import UserError
 from easylm.models.transformer import REMAT
 from easylm.pods import (
     analytic,
+    apart,
     compiler,
     flags,
     hlo,
@@ -28,7 +30,7 @@ from easylm.pods.programs import OPTIMIZER, PARAMETERS, SAMPLER, Program, Run, b
 from easylm.pods.slices import Slice
 from easylm.training import flops
 
-TRAIN, ROLLOUT = analytic.TRAIN, analytic.ROLLOUT
+TRAIN, ROLLOUT, WEIGHTS = analytic.TRAIN, analytic.ROLLOUT, analytic.WEIGHTS
 
 
 class Part(NamedTuple):
@@ -77,9 +79,18 @@ def plan(config, topology: str | Slice, *, fast: bool = True) -> Plan:
     check(config, place)
     if compiler.missing():
         return estimate(config, place)
+    return apart.call(_here, config, place, fast)
+
+
+def _here(config, place: Slice, fast: bool) -> Plan:
+    """plan in this process, which the compiler may end."""
     layout = sharding.make_layout(config.mesh, config.rules, compiler.devices(place))
     run = programs.programs(config, layout)
-    made = lambda program, resident: _compiled(program, place, resident, fast)
+
+    def made(program, resident):
+        print(f"compiling {program.name} for {place.name}", file=sys.stderr)
+        return _compiled(program, place, resident, fast)
+
     return _planned(place, layout, run, made, estimated=False)
 
 
@@ -141,7 +152,9 @@ def _kinds(program: Program, memory, resident: float, run: Run) -> dict:
         size = bytes_of([argument])
         kinds[argument.kind] = kinds.get(argument.kind, 0.0) + size
     rest = memory.peak - sum(kinds.values())
+    left = ((argument.kind, bytes_of([argument])) for argument in program.gives)
     for name, size in (
+        *left,
         ("activations", _activations(program, run)),
         ("cache", _cache(program, run)),
     ):
@@ -178,6 +191,8 @@ def _moved(program: Program, memory: dict, run: Run) -> float:
     if program.name == ROLLOUT:
         cache, held = memory.get("cache", 0.0), memory[SAMPLER]
         return roofline.decoding(cache, held, program.trips)
+    if program.name == WEIGHTS:
+        return memory[PARAMETERS] + memory[SAMPLER]
     if program.name != TRAIN:
         c = run.models[0].config
         return roofline.layers(c, tokens, weights(c), 1)
@@ -239,8 +254,15 @@ def search(config, topology: str | Slice, *, most: int = 8) -> list[Try]:
     found = _ranked(found)[:most]
     if compiler.missing():
         return found
-    again = [Try(t.changes, plan(changed(config, t.changes), place)) for t in found]
-    return _ranked(again)
+    return _ranked(list(_compiled_tries(config, place, found)))
+
+
+def _compiled_tries(config, place: Slice, found: list[Try]) -> Iterator[Try]:
+    for changes, _ in found:
+        try:
+            yield Try(changes, plan(changed(config, changes), place))
+        except UserError as error:  # the compiler's own; there are others to try
+            print(f"{changes['mesh']}: {error}", file=sys.stderr)
 
 
 def candidates(config, place: Slice) -> Iterator[dict]:

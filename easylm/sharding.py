@@ -78,6 +78,17 @@ def make_layout(mesh: str = "fsdp", rules: Mapping = (), devices=None) -> Layout
     return Layout(Mesh(grid, AXES, axis_types=axis_types), all_rules(rules))
 
 
+def regrouped(layout: Layout, mesh: str, rules: Mapping) -> Layout:
+    """Other axes over the same devices in the same order, so that one program can move
+    arrays from the one to the other."""
+    shape = tuple(mesh_shape(mesh, layout.mesh.size).values())
+    if isinstance(layout.mesh, AbstractMesh):
+        return absent_layout(mesh, rules, layout.mesh.size)
+    grid = layout.mesh.devices.reshape(shape)
+    same = Mesh(grid, AXES, axis_types=layout.mesh.axis_types)
+    return Layout(same, all_rules(rules))
+
+
 def absent_layout(mesh: str, rules: Mapping, devices: int) -> Layout:
     """The layout of so many devices that are not here, nor stand-ins for them."""
     sizes = mesh_shape(mesh, devices)

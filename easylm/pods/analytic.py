@@ -10,19 +10,20 @@ from easylm.pods.hlo import Collective
 from easylm.pods.programs import Program, Run, bytes_of
 from easylm.training import flops
 
-FORWARD, TRAIN, ROLLOUT = "forward", "train step", "rollout"
+TRAIN, ROLLOUT, WEIGHTS = "train step", "rollout", "weights"
 
 
 def memory(program: Program, run: Run) -> Memory:
     given = bytes_of(program.arguments)
-    temporaries = {TRAIN: _of_training, ROLLOUT: _of_sampling}.get(
-        program.name, _of_reading
-    )(program, run)
+    known = {TRAIN: _of_training, ROLLOUT: _of_sampling, WEIGHTS: _of_moving}
+    temporaries = known.get(program.name, _of_reading)(program, run)
     return Memory(int(given), 0, int(temporaries), int(given + temporaries), 0)
 
 
 def collectives(program: Program, run: Run) -> list[Collective]:
     """Weights that are gathered, gradients and activations that are exchanged."""
+    if program.name == WEIGHTS:
+        return _gathered(program)
     trained = program.name == TRAIN
     models = run.models if trained else run.models[:1]
     return [one for model in models for one in _of_model(program, run, model.config)]
@@ -95,6 +96,19 @@ def _of_training(program: Program, run: Run) -> float:
         one = 2 * _layer(c, layout) + 2 * _working(c, layout, tokens)
         most = max(most, one, _head(c, layout, tokens, True))
     return kept + most
+
+
+def _gathered(program: Program) -> list[Collective]:
+    """What a device does not have yet of what it will sample from."""
+    n = dict(program.layout.mesh.shape)["fsdp"]
+    missing = bytes_of(program.gives) - bytes_of(program.arguments) / 2
+    one = Collective("all-gather", ("fsdp",), n, max(missing, 0.0), 1, False, "")
+    return [one] if one.wire and n > 1 else []
+
+
+def _of_moving(program: Program, run: Run) -> float:
+    del run
+    return bytes_of(program.gives) + bytes_of(program.arguments) / 2
 
 
 def _of_reading(program: Program, run: Run) -> float:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 
+from easylm.pods import flags
 from easylm.pods.slices import Slice
 
 # Before libtpu is loaded: no search for a TPU, no warnings about its absence, no logs.
@@ -71,7 +72,8 @@ def compiled(
 ) -> Compiled:
     """Compiles for the slice while `resident` bytes of a device belong to others."""
     room = place.generation.hbm - resident
-    options = dict(options) | (FAST if fast else {})
+    options = dict(options) | flags.ABSENT.get(place.generation.name, {})
+    options |= FAST if fast else {}
     cap = {"xla_tpu_max_hbm_size_mib": max(1, int(room // 2**20))} if resident else {}
     why = ""
     try:

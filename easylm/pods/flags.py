@@ -19,6 +19,10 @@ TPU = {
     "xla_enable_async_all_gather": True,
 }
 
+# What a compiler without its TPU cannot do. That of tpu7x ends in a failed check where
+# it lays an all-reduce on SparseCores (libtpu 0.0.42).
+ABSENT = {"tpu7x": {"xla_tpu_enable_sparse_core_collective_offload_all_reduce": False}}
+
 
 def apply() -> None:
     """To be called before the first use of a device."""

@@ -2,7 +2,8 @@
 
 `collectives` walks the program from its entry, multiplies what is in a loop by the
 loop's trips, and gives every collective once: its kind, the bytes that leave a device,
-over which axes of the mesh, and whether other work runs meanwhile.
+over which axes of the mesh, and whether other work runs meanwhile. What passes between
+slices goes through their hosts, as send and recv; its axis is SLICES.
 """
 
 import math
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+SLICES = ("slices",)
 KINDS = "all-gather reduce-scatter all-reduce all-to-all collective-permute".split()
 _SIZES = {"pred": 1, "s4": 0.5, "u4": 0.5, "bf16": 2, "f16": 2}
 _SIZES |= {f"{kind}{bits}": bits // 8 for kind in "suf" for bits in (8, 16, 32, 64)}
@@ -33,7 +35,11 @@ _GROUPS_MESH = re.compile(
 )
 _LESS = re.compile(r"ROOT .* compare\(\S*?%?[\w.\-]+, %?([\w.\-]+)\), direction=LT")
 _OPERATION = re.compile(rf" ({'|'.join(KINDS)})(-start)?\(")
-_PAIRS = re.compile(r"source_target_pairs=\{\{(\d+),(\d+)\}")
+_PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,{}]*\})\}")
+_RENDEZVOUS = re.compile(r'transfer_rendezvous="([^"]*)"')
+_SENT = re.compile(r" = \((\w+)\[([\d,]*)\].* send\(.*xla_megascale_runtime")
+_SENT_AS = re.compile(r'megascale_transfer_type="(\w+)"')
+_SENT_TO = re.compile(r'megascale_target="\{([\d,]*)\}')
 _SOURCE = re.compile(r'op_name="([^"]*)"')
 _WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 
@@ -78,7 +84,9 @@ def collectives(hlo: Hlo, mesh: Mapping[str, int], trips: int = 1) -> list[Colle
     """`trips` of a loop whose number is not fixed."""
     found = {}
     for name, line, times in _walk(hlo, hlo.entry, 1.0, trips):
-        operation = _OPERATION.search(line)
+        sent, operation = _SENT.search(line), _OPERATION.search(line)
+        if sent:
+            found[line] = _between_slices(sent, hlo.computations[name], times)
         if not operation:
             continue
         channel = _CHANNEL.search(line)
@@ -90,7 +98,7 @@ def collectives(hlo: Hlo, mesh: Mapping[str, int], trips: int = 1) -> list[Colle
         if key in found:
             one = one._replace(overlapped=True)
         found[key] = one
-    return list(found.values())
+    return [one for one in found.values() if one.size > 1]
 
 
 def cycles(hlo: Hlo, trips: int = 1) -> float:
@@ -150,6 +158,28 @@ def _collective(line: str, kind: str, scatters: bool, mesh) -> Collective:
     return Collective(kind, axes, n, wire, 1.0, False, source[1] if source else "")
 
 
+def _between_slices(sent, lines, times: float) -> Collective:
+    line = sent.string
+    how, to = _SENT_AS.search(line), _SENT_TO.search(line)
+    kind = how[1].lower().replace("_", "-") if how else "collective-permute"
+    n = len(to[1].split(",")) if to else 2
+    share = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": (n - 1) / n}
+    share |= {"all-gather": n - 1.0, "all-to-all": (n - 1) / n}
+    wire = _bytes(sent[1], sent[2]) * share.get(kind, 1.0)
+    name = _RENDEZVOUS.search(line)[1]
+    return Collective(kind, SLICES, n, wire, times, _meanwhile(line, lines), name)
+
+
+def _meanwhile(sent: str, lines) -> bool:
+    """Whether anything is computed before what was sent has its answer."""
+    mine = _RENDEZVOUS.search(sent)[0]
+    [answer] = [line for line in lines if " recv(" in line and mine in line]
+    done = f"recv-done({answer.split(' = ')[0].strip()})"
+    [end] = [i for i, line in enumerate(lines) if done in line]
+    between = lines[lines.index(sent) : end]
+    return any(re.search(r" (fusion|while|custom-call)\(", line) for line in between)
+
+
 def _bytes(kind: str, sides: str) -> float:
     return _SIZES.get(kind, 1) * math.prod(int(s) for s in sides.split(",") if s)
 
@@ -158,9 +188,10 @@ def _group(line: str, mesh) -> list[int]:
     """Numbers of the devices of the first group."""
     devices = math.prod(mesh.values())
     numbers = lambda text: [int(x) for x in text.split(",")]
-    pair = _PAIRS.search(line)
-    if pair:
-        return numbers(f"{pair[1]},{pair[2]}")
+    found = _PAIRS.search(line)
+    if found:
+        pairs = [numbers(pair) for pair in found[1].strip("{}").split("},{")]
+        return next((pair for pair in pairs if pair[0] != pair[1]), pairs[0])
     found = _GROUPS_MESH.search(line)
     if found:
         sizes = [int(part.split("=")[1]) for part in found[1].split(",")]

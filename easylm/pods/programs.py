@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from easylm import sharding
 from easylm.data import variants
@@ -26,6 +25,7 @@ from easylm.models.answers import token_values
 from easylm.models.heads import token_logps
 from easylm.objectives import base as objectives
 from easylm.objectives import online as of_online
+from easylm.rollout import rollouts
 from easylm.rollout.sampler import Prompts, ready
 from easylm.rollout.scorer import token_rewards
 from easylm.sharding import Layout
@@ -52,6 +52,7 @@ class Program(NamedTuple):
     layout: Layout
     times: float = 1.0  # in an iteration
     tokens: int = 0  # that it works on, prompts and answers
+    gives: tuple[Argument, ...] = ()  # what it leaves for the next one
     trips: int = 1  # of a loop that ends when it is done, at most
 
     @property
@@ -330,7 +331,7 @@ class _Shapes:
         mesh, rules = options.pop("mesh"), options.pop("rules")
         layout = self.layout
         if mesh or rules:
-            layout = _other(self.layout, mesh, rules)
+            layout = sharding.regrouped(self.layout, mesh, rules)
         new, group = options["max_new_tokens"], options["group"]
         known = ("temperature", "top_k", "top_p", "min_p", "rows")
         given = {k: options[k] for k in known if options[k] is not None}
@@ -354,6 +355,9 @@ class _Shapes:
             for x, name in zip(made.arguments, names, strict=True)
         ]
         params = Argument(SAMPLER, base.abstract(base.compute_spec(model), layout))
+        policy = Argument(PARAMETERS, of_online.policy(self.state[0].tree))
+        moved = rollouts.weights(model, self.layout, layout)
+        moving = (Program("weights", moved, (policy,), self.layout, gives=(params,)),)
         answers = config.batch * group
         rollout = Program(
             "rollout",
@@ -364,7 +368,7 @@ class _Shapes:
             tokens=answers * new,
             trips=new * max(1, -(-answers // (options["rows"] or answers))),
         )
-        return (rollout,)
+        return (*(moving if moved else ()), rollout)
 
 
 class _Joined:
@@ -378,14 +382,6 @@ class _Joined:
 
     def __call__(self, params, opt_state, batch):
         return self._step(State(self._count, params, opt_state), batch)
-
-
-def _other(layout: Layout, mesh: str, rules) -> Layout:
-    """Another layout of the same devices."""
-    if not isinstance(layout.mesh, Mesh):
-        return sharding.absent_layout(mesh, rules, layout.mesh.size)
-    devices = sorted(layout.mesh.devices.flat, key=lambda device: device.id)
-    return sharding.make_layout(mesh, rules, devices)
 
 
 def bytes_of(arguments) -> int:

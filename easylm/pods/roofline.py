@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jax.sharding import Mesh
 
-from easylm.pods.hlo import Collective
+from easylm.pods.hlo import SLICES, Collective
 from easylm.pods.slices import Slice
 from easylm.pods.work import Work
 
@@ -65,42 +65,42 @@ def seconds(
 def rate(place: Slice, mesh, axes: tuple[str, ...]) -> float:
     """Bytes per second that a device can send along axes of the mesh."""
     generation = place.generation
-    lengths, crosses = _spanned(place, mesh, axes)
-    if crosses:
+    crosses = "data" in axes and place.slices > 1 and not isinstance(mesh, Mesh)
+    if axes == SLICES or crosses:
         return generation.network / generation.devices
     total = 0.0
-    for side, length in lengths.items():
+    for side, length in _spanned(place, mesh, axes).items():
         ring = length == place.shape[side] and place.around[side] and length > 2
         total += generation.link * (2 if ring else 1)
     # Two devices of one chip share its wires; among themselves they are faster.
     return max(total, generation.link) / generation.devices
 
 
-def _spanned(place: Slice, mesh, axes) -> tuple[dict[int, int], bool]:
-    """How far devices that differ along these axes lie apart: {side of the slice:
-    chips}, and whether they are of several slices."""
+def _spanned(place: Slice, mesh, axes) -> dict[int, int]:
+    """How far devices of a slice that differ along these axes lie apart: {side of the
+    slice: chips}."""
     if not isinstance(mesh, Mesh):
         return _spanned_at_best(place, mesh, axes)
     where = tuple(slice(None) if name in axes else 0 for name in mesh.axis_names)
     devices = np.ravel(mesh.devices[where]).tolist()
-    slices = {getattr(device, "slice_index", 0) for device in devices}
+    number = lambda device: getattr(device, "slice_index", 0)
+    here = [d for d in devices if number(d) == number(devices[0])]
     lengths = {
-        side: len({device.coords[side] for device in devices})
+        side: len({device.coords[side] for device in here})
         for side in range(len(place.shape))
     }
-    return {s: n for s, n in lengths.items() if n > 1}, len(slices) > 1
+    return {s: n for s, n in lengths.items() if n > 1}
 
 
-def _spanned_at_best(place: Slice, mesh, axes) -> tuple[dict[int, int], bool]:
+def _spanned_at_best(place: Slice, mesh, axes) -> dict[int, int]:
     """Of a mesh without devices: on as few sides as hold them, the longest first."""
     count = int(np.prod([mesh.shape[name] for name in axes]))
-    crosses = "data" in axes and place.slices > 1
     found, sides = {}, sorted(enumerate(place.shape), key=lambda side: -side[1])
     for side, length in sides:
         if count > 1:
             found[side] = min(length, count)
             count = -(-count // length)
-    return found, crosses
+    return found
 
 
 def decoding(cache: float, weights: float, steps: int) -> float:

@@ -7,7 +7,6 @@ anew once an iteration.
 G answers to each of P prompts that this process holds, J = P G, N new tokens.
 """
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,6 @@ import jax
 import numpy as np
 
 from easylm import sharding
-from easylm.errors import UserError
 from easylm.losses.advantages import informative
 from easylm.losses.masked import Mean
 from easylm.models import base
@@ -60,6 +58,21 @@ class Samples:
         return ids, np.float32(np.arange(len(ids)) >= len(prompt))
 
 
+def weights(model, layout: Layout, sampling: Layout) -> Callable | None:
+    """-> program(parameters as they are trained) -> as they are sampled from. Cast
+    first, so that half of the bytes travel. None where both are the same."""
+    if model.config.dtype == model.config.param_dtype and sampling == layout:
+        return None
+    here = base.shardings(model.spec, layout)
+    there = base.shardings(model.spec, sampling)
+
+    def moved(params):
+        params = base.in_compute_dtype(params, model)
+        return jax.lax.with_sharding_constraint(params, here)
+
+    return jax.jit(moved, out_shardings=there)
+
+
 class Rollout:
     """rollout(params, batch, key) -> Samples, with rewards by `judge`.
 
@@ -92,7 +105,6 @@ class Rollout:
         self.temperature = options.get("temperature", 1.0)
         self._tokenizer, self._strings = tokenizer, tuple(stop_strings)
         self._sampling = sampling or layout
-        _check_same_rows(layout, self._sampling)
         self._parts = layout.ways("batch") // share(layout)
         table = None
         if stop_strings:
@@ -108,10 +120,7 @@ class Rollout:
             stop_table=table,
             **options,
         )
-        self._where = base.shardings(model.spec, self._sampling)
-        cast = partial(base.in_compute_dtype, model=model)
-        self._cast = jax.jit(cast, out_shardings=self._where)
-        self._same = model.config.dtype == model.config.param_dtype
+        self._weights = weights(model, layout, self._sampling)
 
     def __call__(self, params, batch, key, **given) -> Samples:
         """The answers to all prompts of the batch."""
@@ -140,17 +149,17 @@ class Rollout:
     def _sample(self, params, tokens, lengths, items, key) -> Samples:
         began = time.perf_counter()
         bits = np.asarray(jax.random.key_data(key))  # a key belongs to one mesh, too
+        # A model may be split over processes here: their prompts come from all of them.
+        here, there = (x.sharding("batch") for x in (self.layout, self._sampling))
         with self.phases("rollout"), sharding.use(self._sampling):
             rows = len(tokens) * self._parts
-            place = partial(sharding.to_mesh, rows=rows, layout=self._sampling)
+            place = partial(sharding.to_mesh, rows=rows, layout=self.layout)
             prompts = Prompts(place(tokens), place(lengths.astype(np.int32)))
-            # No copy where they lie as they are trained; devices in any order.
-            params = jax.device_put(params, self._where)
-            params = params if self._same else self._cast(params)
+            params = self._weights(params) if self._weights else params
             key = jax.random.wrap_key_data(bits, impl=jax.random.key_impl(key))
-            out = self._generate(params, prompts, key)
-            host = partial(sharding.to_host, layout=self._sampling)
-            ids, logps, ends, finished = map(host, out[:4])
+            out = self._generate(params, jax.device_put(prompts, there), key)
+            host = partial(sharding.to_host, layout=self.layout)
+            ids, logps, ends, finished = map(host, jax.device_put(out[:4], here))
         seconds = time.perf_counter() - began
         texts = [
             stops.cut(self._tokenizer, row[:end].tolist(), self._strings)
@@ -224,13 +233,3 @@ def everywhere(metrics: dict[str, Mean]) -> dict[str, Mean]:
     flat = np.array([[m.total, m.count] for m in metrics.values()], np.float64)
     sums = multihost_utils.process_allgather(flat).sum(axis=0)
     return {name: Mean(*row) for name, row in zip(metrics, sums.tolist(), strict=True)}
-
-
-def _check_same_rows(layout: Layout, sampling: Layout) -> None:
-    """Every process samples the answers to its own prompts."""
-    rows = math.lcm(layout.ways("batch"), sampling.ways("batch"))
-    if sharding.held(rows, layout) != sharding.held(rows, sampling):
-        raise UserError(
-            "rollout.mesh gives other prompts to a process than mesh does; split no"
-            " model over processes there: 'data=-1,tensor=4' with 4 devices each"
-        )

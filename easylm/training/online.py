@@ -53,7 +53,8 @@ def make_rollouts(config, tokenizer, model, layout, phases):
     judges = make_judges(config, tokenizer, layout)
     options = config.rollout.to_dict()
     mesh, rules = options.pop("mesh"), options.pop("rules")
-    sampling = sharding.make_layout(mesh, rules) if mesh or rules else None
+    other = mesh or rules
+    sampling = sharding.regrouped(layout, mesh, rules) if other else None
     options.pop("prompt_length")
     group = options.pop("group")
     given = {name: x for name, x in options.items() if x is not None}

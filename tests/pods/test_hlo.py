@@ -56,3 +56,41 @@ def test_what_starts_here_and_ends_there_overlaps(found):
 
 def test_cycles_are_those_of_what_runs():
     assert hlo.cycles(hlo.parse(TEXT)) == 12 * 100 + 7
+
+
+BETWEEN = """
+ENTRY %main (p: bf16[64,128]) -> bf16[64,128] {
+  %p = bf16[64,128]{1,0} parameter(0)
+  %t = token[] after-all()
+  %send.1 = (bf16[64,128]{1,0}, u32[], token[]) send(%p, %t), channel_id=2, \
+is_host_transfer=true, frontend_attributes={\
+_xla_host_transfer_handler_name="xla_megascale_runtime",\
+_xla_host_transfer_rendezvous="psum.7_0",_xla_megascale_target="{1,2,3,4}x{0:15}",\
+_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv.1 = (bf16[64,128]{1,0}, u32[], token[]) recv(%t), channel_id=1, \
+is_host_transfer=true, frontend_attributes={\
+_xla_host_transfer_handler_name="xla_megascale_runtime",\
+_xla_host_transfer_rendezvous="psum.7_0"}
+  %work = bf16[64,128]{1,0} fusion(%p), kind=kLoop, calls=%other
+  %recv-done.1 = (bf16[64,128]{1,0}, token[]) recv-done(%recv.1), channel_id=1
+}
+"""
+
+
+def test_what_hosts_pass_between_slices_is_counted():
+    def only(text):
+        [one] = hlo.collectives(hlo.parse(text), MESH)
+        return one
+
+    one = only(BETWEEN)
+    assert (one.kind, one.axes, one.size) == ("all-reduce", hlo.SLICES, 4)
+    assert one.wire == 2 * 64 * 128 * 2 * 3 / 4 and one.overlapped
+    alone = "\n".join(x for x in BETWEEN.splitlines() if "%work" not in x)
+    assert not only(alone).overlapped
+
+
+def test_a_permutation_is_along_what_its_pairs_differ_in():
+    line = "  %x = f32[6]{0} collective-permute(%p), source_target_pairs={{0,0},{1,5}}"
+    text = f"ENTRY %main (p: f32[6]) -> f32[6] {{\n{line}\n}}"
+    [one] = hlo.collectives(hlo.parse(text), MESH)
+    assert one.axes == ("data",)

@@ -89,8 +89,21 @@ def test_sampling_with_split_layers_is_told_to_keep_weights_whole():
     quick = planner.estimate(other, slices.parse("v5p-64"))
     assert any("rollout.mesh" in line for line in show.advice(slow))
     assert not any("rollout.mesh" in line for line in show.advice(quick))
-    times = [made.parts[0].seconds.total for made in (slow, quick)]
+    times = [made.parts[1].seconds.total for made in (slow, quick)]
     assert times[1] < times[0] / 3
+
+
+def test_weights_are_moved_in_the_dtype_of_sampling():
+    """From a sixteenth on a device to a fourth: what it lacks, in bfloat16."""
+    made = planner.estimate(
+        sampling(**{"rollout.mesh": "data=-1,tensor=4"}), slices.parse("v5p-64")
+    )
+    moved, rollout = made.parts[:2]
+    assert moved.name == "weights" and rollout.name == "rollout"
+    assert moved.memory["sampler"] == rollout.memory["sampler"]
+    [gathered] = moved.collectives
+    whole = 4 * rollout.memory["sampler"]
+    assert gathered.total == pytest.approx(whole * (1 / 4 - 1 / 16), rel=0.01)
 
 
 def test_ppo_has_four_models_and_knows_where_they_are():
@@ -102,7 +115,14 @@ def test_ppo_has_four_models_and_knows_where_they_are():
     made = planner.estimate(c, slices.parse("v5p-64"))
     names = [part.name for part in made.parts]
     assert names == [
-        *("rollout", "reward model", "log-probabilities", "reference", "value"),
+        *(
+            "weights",
+            "rollout",
+            "reward model",
+            "log-probabilities",
+            "reference",
+            "value",
+        ),
         "train step",
     ]
     step, value = made.parts[-1].memory, made.parts[-2].memory

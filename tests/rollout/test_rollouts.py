@@ -17,7 +17,7 @@ from easylm.models.heads import token_logps
 from easylm.rewards.workers import Workers
 from easylm.rollout.judge import Judge, Term
 from easylm.rollout.packed import pack, read
-from easylm.rollout.rollouts import Rollout
+from easylm.rollout.rollouts import Rollout, weights
 from easylm.training.progress import Phases
 from tests.rollout import talk
 
@@ -76,7 +76,7 @@ def rollout(tokenizer, data):
         layout = sharding.make_layout(mesh) if mesh else ONE
         return Rollout(
             *(talk.model()[0], tokenizer, judge, layout, Phases()),
-            sampling=sharding.make_layout(sampling) if sampling else None,
+            sampling=sharding.regrouped(layout, sampling, {}) if sampling else None,
             group=GROUP,
             max_new_tokens=NEW,
             **options,
@@ -168,12 +168,15 @@ def test_rows_and_meshes_change_nothing(ask, expected, mesh, options):
     assert 0.3 < used.total / used.count <= 1
 
 
-def test_weights_that_are_sampled_as_they_are_trained_are_not_copied(rollout):
-    made, params = rollout("fsdp"), policy("fsdp")
-    place = lambda x: x.addressable_shards[0].data.unsafe_buffer_pointer()
-    with sharding.use(made.layout):
-        laid = jax.device_put(params, made._where)
-    assert jax.tree.map(place, laid) == jax.tree.map(place, params)
+def test_weights_are_moved_only_where_they_lie_elsewhere():
+    (model, _), params = talk.model(), policy("fsdp")
+    layout = sharding.make_layout("fsdp")
+    assert weights(model, layout, layout) is None
+    other = sharding.regrouped(layout, "data=-1,tensor=2", {})
+    moved = weights(model, layout, other)(params)
+    wanted = base.shardings(model.spec, other)
+    assert jax.tree.map(lambda x: x.sharding, moved) == wanted
+    jax.tree.map(np.testing.assert_array_equal, moved, params)
 
 
 def test_a_stop_string_ends_an_answer_and_is_not_part_of_it(ask, expected):
