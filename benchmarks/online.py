@@ -24,7 +24,7 @@ def sampling(repeats: int) -> dict:
     seconds(1)  # compiled for fewer new tokens
     times, steps, fractions = [], [], []
     for _ in range(repeats):
-        limit = _reading(model.config, rows)
+        limit = reading(model.config, rows, shape.read_rate())
         times.append(seconds(new))
         steps.append((times[-1] - seconds(1)) / (new - 1))
         fractions.append(limit / steps[-1])
@@ -190,10 +190,10 @@ def _limit(policy, scored) -> float:
     for config, reads in ((policy, 2), (scored, 2)):
         of_all = config, rows * (prompt + new), pairs(prompt + new)
         work += reads * forward_flops(*of_all) + train_flops(*of_all)
-    return work / shape.product_rate() + new * _reading(policy, rows)
+    return work / shape.product_rate() + new * reading(policy, rows, shape.read_rate())
 
 
-def _reading(config, rows: int) -> float:
+def reading(config, rows: int, rate: float) -> float:
     """Seconds in which every weight, and a half-full cache, are read once."""
     import jax.numpy as jnp
 
@@ -202,7 +202,7 @@ def _reading(config, rows: int) -> float:
     cached = shape.size.prompt + shape.size.new / 2
     numbers = matmul_params(config)
     numbers += rows * cached * 2 * config.layers * config.kv_heads * config.head_dim
-    return numbers * jnp.dtype(config.dtype).itemsize / shape.read_rate()
+    return numbers * jnp.dtype(config.dtype).itemsize / rate
 
 
 def _generate(model, params, prompts, keys, **options) -> tuple[float, int, int]:

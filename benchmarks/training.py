@@ -155,7 +155,7 @@ def _train(objective, model, batch, frozen, repeats: int, pairs=0) -> dict:
     first = time.perf_counter() - began
     peak = shape.peak_gib()
 
-    done, useful, tokens = _work(model.config, batch["seqs"], len(frozen), pairs)
+    done, useful, tokens = work(model.config, batch["seqs"], len(frozen), pairs)
     times, rates = [], []
     before = shape.product_rate()
     for _ in range(repeats):
@@ -183,7 +183,7 @@ def _train(objective, model, batch, frozen, repeats: int, pairs=0) -> dict:
     return report | ({"pairs_per_second": pairs / seconds} if pairs else {})
 
 
-def _work(config, seqs, references: int, pairs: float) -> tuple[float, float, float]:
+def work(config, seqs, references: int, pairs: float) -> tuple[float, float, float]:
     """FLOPs of an update as the device does them, padding and all, those of the tokens
     that are there, and how many these are."""
     from easylm.training.flops import attended, forward_flops, train_flops
