@@ -30,6 +30,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 
@@ -145,10 +146,10 @@ def _run(script: str, case: str) -> dict:
         return json.loads(done.stdout.splitlines()[-1])
     if case == "machine":
         raise SystemExit(done.stderr)
-    said = [line for line in done.stderr.splitlines() if line.strip()]
-    telling = [x for x in said if "RESOURCE_EXHAUSTED" in x or "OutOfMemory" in x]
-    print("\n".join(said[-30:]), file=sys.stderr)
-    return {"failed": (telling or said or [f"exit code {done.returncode}"])[-1][:300]}
+    print(done.stderr[-3000:], file=sys.stderr)
+    said = done.stderr.splitlines()
+    errors = [line for line in said if re.match(r"[\w.]+(Error|Exception)\b", line)]
+    return {"failed": (errors or said or [f"exit code {done.returncode}"])[-1][:300]}
 
 
 def _processor() -> str:

@@ -107,6 +107,7 @@ def _long_pairs(rows: list[list[int]], answers: int, repeats: int) -> dict:
     from easylm.losses.reward import bradley_terry
     from easylm.models.answers import answer_scores
     from easylm.objectives import reward_model
+    from easylm.objectives.base import Prepared
 
     length = answers * LONG
     model = shape.model(head="score", max_len=length, layers=2, unroll=2, remat="full")
@@ -120,7 +121,8 @@ def _long_pairs(rows: list[list[int]], answers: int, repeats: int) -> dict:
             mean = Mean(jnp.sum(each), jnp.float32(len(each)))
             return mean, {"loss": mean}
 
-        objective = objective._replace(loss=loss, prepare=lambda p, f, b, k: [b])
+        as_it_is = lambda params, frozen, batch, key: Prepared([batch])
+        objective = objective._replace(loss=loss, prepare=as_it_is)
     pairs = sum(map(len, rows)) / 2
     return _train(objective, model, batch, {}, repeats, pairs=pairs)
 
