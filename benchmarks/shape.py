@@ -24,7 +24,7 @@ TRAINING = "sft_padded", "sft_lengths_padded", "sft_lengths_packed"
 PAIRS = "reward_model", "dpo", "pairs_padded", "pairs_packed"
 ON_ACCELERATORS = (
     *("sft_padded", "sft_lengths_packed", "dpo", "dpo_packed"),
-    *("sampling@16", "sampling@64", "sampling@256", "ppo_iteration@64"),
+    *("sampling@16", "sampling@64", "sampling@256", "ppo_iteration@32"),
 )
 _LLAMA = dict(dtype="bfloat16", param_dtype="float32", max_len=4096, remat="dots")
 _SMALL = dict(
