@@ -6,7 +6,6 @@ from functools import partial
 from types import SimpleNamespace
 
 import shape
-from shape import NEW, PROMPT, ROWS, VOCABULARY
 
 ANSWERS, AT_A_TIME, MEAN = 64, 8, 64  # answers of uneven length,
 ASKED = 64  # to prompts of so many tokens
@@ -16,29 +15,27 @@ def sampling(repeats: int) -> dict:
     """Prefill and decode in one program."""
     import jax
 
-    from easylm.models import base
-
-    model = shape.model()
-    params = base.init(model.spec, jax.random.key(0))
-    prompts, key = _prompts(ROWS), jax.random.key(2)
+    model, params = shape.frozen(shape.model(), seed=0)
+    rows, new = shape.size.rows, shape.size.new
+    prompts, key = _prompts(rows, shape.size.prompt), jax.random.key(2)
     seconds = lambda new: _generate(model, params, prompts, key, max_new_tokens=new)[0]
-    first = seconds(NEW)
+    first = seconds(new)
     peak = shape.peak_gib()
     seconds(1)  # compiled for fewer new tokens
-    times, fractions = [], []
+    times, steps, fractions = [], [], []
     for _ in range(repeats):
-        limit = _reading(model.config)
-        times.append(seconds(NEW))
-        step = (times[-1] - seconds(1)) / (NEW - 1)
-        fractions.append(limit / step)
-    speed = ROWS * NEW / statistics.median(times)
+        limit = reading(model.config, rows, shape.read_rate())
+        times.append(seconds(new))
+        steps.append((times[-1] - seconds(1)) / (new - 1))
+        fractions.append(limit / steps[-1])
     return {
-        "tokens_per_second": speed,
-        "useful_tokens_per_second": speed,
+        "tokens_per_second": rows * new / statistics.median(times),
+        "useful_tokens_per_second": rows / statistics.median(steps),  # without prefill
         "fraction_of_limit": statistics.median(fractions),
         "peak_gib": peak,
         "first_step_seconds": first,
         "seconds": times,
+        "step_seconds": steps,
     }
 
 
@@ -50,12 +47,10 @@ def rollouts(repeats: int) -> dict:
     """
     import jax
 
-    from easylm.models import base
-
-    model = shape.model()
-    params = base.init(model.spec, jax.random.key(0))
-    prompts, stops = _prompts(ANSWERS, ASKED), range(0, VOCABULARY, MEAN)
-    sample = partial(_generate, model, params, max_new_tokens=NEW, stop_ids=stops)
+    model, params = shape.frozen(shape.model(), seed=0)
+    stops = range(0, model.config.vocab_size, MEAN)
+    prompts, options = _prompts(ANSWERS, ASKED), dict(max_new_tokens=4 * MEAN)
+    sample = partial(_generate, model, params, stop_ids=stops, **options)
 
     def static(keys):
         starts = range(0, ANSWERS, AT_A_TIME)
@@ -102,9 +97,10 @@ def ppo_iteration(repeats: int) -> dict:
     model, judge = shape.model(), shape.model(head="score")
     objective = policy_gradient.make(model, judge)
     layout, phases = sharding.make_layout("data"), Phases()
+    size = shape.size
     frozen = {
         "rollout": _rollout(model, judge, layout, phases),
-        "rows": Rows(PROMPT + NEW, 1),
+        "rows": Rows(size.prompt + size.new, 1),
         "reference": _reference(model),
     }
     axes = base.map_spec(lambda s: s.axes, objective.spec)
@@ -114,8 +110,8 @@ def ppo_iteration(repeats: int) -> dict:
         partial(train_step, loss=objective.loss, optimizer=made, trainable=everything),
         donate_argnums=0,
     )
-    batch = {"seqs": shape.sequences([[PROMPT]] * ROWS, PROMPT)}
-    batch["items"] = jnp.arange(ROWS)[:, None]
+    batch = {"seqs": shape.sequences([[size.prompt]] * size.rows, size.prompt)}
+    batch["items"] = jnp.arange(size.rows)[:, None]
 
     def iteration(state, number):
         """The new state, the seconds of each phase, and of all."""
@@ -139,7 +135,7 @@ def ppo_iteration(repeats: int) -> dict:
             times.append(seconds)
             fractions.append(limit / seconds)
             split.append(spent)
-    speed = ROWS * NEW / statistics.median(times)
+    speed = size.rows * size.new / statistics.median(times)
     seconds = {k: statistics.median(spent[k] for spent in split) for k in split[0]}
     return {
         "tokens_per_second": speed,
@@ -155,57 +151,58 @@ def ppo_iteration(repeats: int) -> dict:
 
 def _rollout(model, judge, layout, phases):
     """Answers that never end before the limit, and a reward model that reads them."""
-    import jax
-
-    from easylm.models import base
     from easylm.rollout.judge import Judge, Term
     from easylm.rollout.rollouts import Rollout
     from easylm.rollout.scorer import Scorer
 
-    params = base.init(judge.spec, jax.random.key(1))
-    loaded = SimpleNamespace(model=judge, params=params, weights=None)
-    scorer = Scorer(loaded, layout, length=PROMPT + NEW, batch=ROWS)
-    member = lambda samples, _: scorer([samples.segment(j) for j in range(ROWS)])
+    model_of_rewards, params = shape.frozen(judge, seed=1)
+    loaded = SimpleNamespace(model=model_of_rewards, params=params, weights=None)
+    rows, new = shape.size.rows, shape.size.new
+    scorer = Scorer(loaded, layout, length=shape.size.prompt + new, batch=rows)
+    member = lambda samples, _: scorer([samples.segment(j) for j in range(rows)])
     example = lambda number: {"prompt": [{"role": "user", "content": ""}]}
     judged = Judge({"model": Term(members=[member])}, example)
     silent = SimpleNamespace(stop_ids=(), decode=lambda ids: "")  # text is not timed
-    return Rollout(model, silent, judged, layout, phases, max_new_tokens=NEW)
+    return Rollout(model, silent, judged, layout, phases, max_new_tokens=new)
 
 
 def _reference(model):
     import jax
 
-    from easylm.models import base
     from easylm.models.heads import token_logps
 
-    params = base.init(model.spec, jax.random.key(0))
-    program = jax.jit(partial(token_logps, model))
+    reference, params = shape.frozen(model, seed=0)
+    program = jax.jit(partial(token_logps, reference))
     return SimpleNamespace(tokens=lambda batch: program(params, batch["seqs"]))
 
 
 def _limit(policy, scored) -> float:
-    """Seconds of an iteration at the measured rates of products and of memory.
+    """Seconds of an iteration at the rates of products and of memory.
 
-    Prompts are read; each new token reads every weight once; policy, reference, rewards
-    and values read all of it, and policy and values are updated.
+    Prompts are read; each new token reads every weight and the cache once; policy,
+    reference, rewards and values read all of it, and policy and values are updated.
     """
     from easylm.training.flops import forward_flops, train_flops
 
-    pairs = lambda length: ROWS * policy.layers * length * (length + 1) / 2
-    length = PROMPT + NEW
-    work = forward_flops(scored, ROWS * PROMPT, pairs(PROMPT))  # without logits
+    rows, prompt, new = shape.size.rows, shape.size.prompt, shape.size.new
+    pairs = lambda length: rows * policy.layers * length * (length + 1) / 2
+    work = forward_flops(scored, rows * prompt, pairs(prompt))  # without logits
     for config, reads in ((policy, 2), (scored, 2)):
-        of_all = config, ROWS * length, pairs(length)
+        of_all = config, rows * (prompt + new), pairs(prompt + new)
         work += reads * forward_flops(*of_all) + train_flops(*of_all)
-    return work / shape.matmul_rate() + NEW * _reading(policy)
+    return work / shape.product_rate() + new * reading(policy, rows, shape.read_rate())
 
 
-def _reading(config) -> float:
-    """Seconds in which every weight is read once, as fast as memory is now."""
-    from easylm.training.flops import matmul_params, measure_bandwidth
+def reading(config, rows: int, rate: float) -> float:
+    """Seconds in which every weight, and a half-full cache, are read once."""
+    import jax.numpy as jnp
 
-    measure_bandwidth.cache_clear()
-    return 4 * matmul_params(config) / measure_bandwidth()
+    from easylm.training.flops import matmul_params
+
+    cached = shape.size.prompt + shape.size.new / 2
+    numbers = matmul_params(config)
+    numbers += rows * cached * 2 * config.layers * config.kv_heads * config.head_dim
+    return numbers * jnp.dtype(config.dtype).itemsize / rate
 
 
 def _generate(model, params, prompts, keys, **options) -> tuple[float, int, int]:
@@ -220,13 +217,14 @@ def _generate(model, params, prompts, keys, **options) -> tuple[float, int, int]
     return seconds, int(out.lengths.sum()), int(out.steps)
 
 
-def _prompts(rows: int, length: int = PROMPT):
+def _prompts(rows: int, length: int):
     import jax
     import jax.numpy as jnp
 
     from easylm.rollout.sampler import Prompts
 
-    tokens = jax.random.randint(jax.random.key(1), (rows, length), 0, VOCABULARY)
+    vocabulary = shape.model().config.vocab_size
+    tokens = jax.random.randint(jax.random.key(1), (rows, length), 0, vocabulary)
     return Prompts(tokens, jnp.full(rows, length, jnp.int32))
 
 

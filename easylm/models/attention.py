@@ -1,7 +1,8 @@
 """Attention over packed rows: who may look at whom, and the weighted sum.
 
-`over_rows` chooses how: "splash", one kernel on a TPU whose memory grows with T, or
-"xla", products and a softmax that any platform has, whose memory grows with its square.
+`over_rows` chooses how: "splash" or "cudnn", one kernel on a TPU or an NVIDIA GPU whose
+memory grows with T, or "xla", products and a softmax that any platform has, whose
+memory grows with its square.
 
 B rows, T tokens, Q queries, S keys, N query heads, K key/value heads, G query heads per
 key head, H head_dim.
@@ -12,6 +13,7 @@ from functools import partial, reduce
 import jax
 import jax.numpy as jnp
 
+from easylm.errors import UserError
 from easylm.sharding import constrain, current, device_kind, platform
 
 
@@ -29,32 +31,49 @@ def visible(q_positions, q_segments, k_positions, k_segments, window=None):
     return seen if window is None else seen & (distance < window)
 
 
-KERNELS = "auto", "xla", "splash"
+KERNELS = "auto", "xla", "splash", "cudnn"
 OLD = "TPU v2", "TPU v3"  # their kernels do not multiply bfloat16
 
 
 def over_rows(c, positions, segments):
     """-> attend(q, k, v, layer) over the tokens of each row; c is a model's config."""
-    if kernel(c, positions.shape[1]) == "splash":
+    chosen, window = kernel(c, positions.shape[1]), _window(c, positions.shape[1])
+    if chosen == "splash":
         from easylm.models import splash
 
-        window = _window(c, positions.shape[1])
         return lambda q, k, v, layer: splash.attend(q, k, v, segments, window)
+    if chosen == "cudnn":
+        from easylm.models import cudnn
+
+        runs = cudnn.runs_of(segments)
+        return lambda q, k, v, layer: cudnn.attend(q, k, v, runs, window)
     seen = _masks(c, positions, segments, positions, segments)
     return lambda q, k, v, layer: attend(q, k, v, seen(layer))
 
 
 def kernel(c, time: int) -> str:
     """What attends over rows of so many tokens on the platform in use."""
-    if c.attention != "auto":
-        return c.attention
-    if platform() != "tpu" or device_kind() in OLD:
-        return "xla"
-    from easylm.models import splash
-
     # A kernel has one window, and layers are scanned: all of them have the same.
     mixed = _window(c, time) is not None and 0 < c.window_from < c.layers
-    return "splash" if splash.fits(time, c.head_dim) and not mixed else "xla"
+    if c.attention == "cudnn":
+        from easylm.models import cudnn
+
+        why = "its layers differ in what they see" if mixed else cudnn.obstacle(c)
+        if why:
+            raise UserError(f"attention 'cudnn' cannot be used: {why}; set 'auto'")
+    if c.attention != "auto":
+        return c.attention
+    if mixed:
+        return "xla"
+    if platform() == "gpu":
+        from easylm.models import cudnn
+
+        return "xla" if cudnn.obstacle(c) else "cudnn"
+    if platform() == "tpu" and device_kind() not in OLD:
+        from easylm.models import splash
+
+        return "splash" if splash.fits(time, c.head_dim) else "xla"
+    return "xla"
 
 
 def _window(c, time: int) -> int | None:
