@@ -21,7 +21,7 @@ def base() -> ml_collections.ConfigDict:
     c.model.max_len = placeholder(int)  # positions; more than it was trained for, say
     c.model.dtype = "bfloat16"  # of the computation; master weights are float32
     c.model.param_dtype = "float32"
-    c.model.attention = "auto"  # xla, splash (TPU); auto: what is best where it runs
+    c.model.attention = "auto"  # xla, splash (TPU), cudnn (GPU); auto: xla or splash
     c.model.remat = "full"  # none, dots, full: less memory, more time
     c.model.dropout = 0.0
     c.model.rope_dtype = placeholder(str)

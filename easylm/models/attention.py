@@ -63,17 +63,11 @@ def kernel(c, time: int) -> str:
             raise UserError(f"attention 'cudnn' cannot be used: {why}; set 'auto'")
     if c.attention != "auto":
         return c.attention
-    if mixed:
-        return "xla"
-    if platform() == "gpu":
-        from easylm.models import cudnn
+    if mixed or platform() != "tpu" or device_kind() in OLD:
+        return "xla"  # cuDNN's is for those who ask: it was never run on a real GPU
+    from easylm.models import splash
 
-        return "xla" if cudnn.obstacle(c) else "cudnn"
-    if platform() == "tpu" and device_kind() not in OLD:
-        from easylm.models import splash
-
-        return "splash" if splash.fits(time, c.head_dim) else "xla"
-    return "xla"
+    return "splash" if splash.fits(time, c.head_dim) else "xla"
 
 
 def _window(c, time: int) -> int | None:

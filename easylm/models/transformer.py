@@ -71,7 +71,7 @@ class TransformerConfig:
     # how it is computed
     dtype: str = "bfloat16"
     param_dtype: str = "float32"
-    attention: str = "auto"  # over rows: "xla", "splash" (TPU), or what is best here
+    attention: str = "auto"  # over rows: "xla", "splash" (TPU), "cudnn" (GPU)
     remat: str = "full"  # what the backward pass recomputes: a name in REMAT
     dropout: float = 0.0
     rope_dtype: str = "float32"
