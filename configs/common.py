@@ -70,6 +70,7 @@ def base() -> ml_collections.ConfigDict:
         {"name": "adamw", "lr": 2e-5, "schedule": "linear", "warmup": 0.03}
     )
     c.optimizer.clip = 1.0
+    c.optimizer.offload = False  # its state waits in the memory of the host
     c.optimizer.decay = 0.0
 
     c.checkpoint = ml_collections.ConfigDict()

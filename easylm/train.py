@@ -61,7 +61,8 @@ def train(config, workdir: str) -> dict[str, float]:
         step = setup.make_step(config, objective, optimizer, trained)
 
         # Where it stands: the last whole checkpoint, or the beginning.
-        target = setup.abstract_state(objective.spec, optimizer, trained, layout)
+        parts = objective.spec, optimizer, trained, layout
+        target = setup.abstract_state(*parts, offload=config.optimizer.offload)
         checkpoints = checkpoint.Checkpoints(workdir, **config.checkpoint)
         start = checkpoints.latest() or 0
         if start < steps:

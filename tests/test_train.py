@@ -86,6 +86,16 @@ def test_run_resumes_on_another_mesh(data, whole, tmp_path):
     np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-4)
 
 
+def test_run_goes_on_with_its_optimizer_in_the_memory_of_the_host(
+    data, whole, tmp_path
+):
+    workdir = tiny.killed_after(whole, 4, tmp_path / "run")
+    train(tiny.config(data, **{"optimizer.offload": True}, **LAST), workdir)
+    one, other = tiny.state(whole), tiny.state(workdir)
+    for name, x in one.items():
+        np.testing.assert_allclose(x, other[name], atol=1e-6, err_msg=name)
+
+
 def test_dropout_resumes_exactly_and_matters(data, whole, tmp_path):
     config = tiny.config(data, **{"model.dropout": 0.1, "checkpoint.every": 3})
     train(config, tmp_path / "a")

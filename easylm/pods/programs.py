@@ -30,6 +30,7 @@ from easylm.rollout.sampler import Prompts, ready
 from easylm.rollout.scorer import token_rewards
 from easylm.sharding import Layout
 from easylm.training import checkpoint, flops, online, reference, setup
+from easylm.training.optimizer import HOST
 from easylm.training.step import State
 
 PARAMETERS, OPTIMIZER, FROZEN, SAMPLER = "parameters", "optimizer", "frozen", "sampler"
@@ -84,7 +85,8 @@ def programs(config, layout: Layout) -> Run:
     objective = objectives.make(model=model, value=value, **config.objective)
     steps = config.steps or 1000  # a schedule needs an end
     optimizer, _, trained = setup.make_optimizer(config, objective, steps)
-    state = setup.abstract_state(objective.spec, optimizer, trained, layout)
+    parts = objective.spec, optimizer, trained, layout
+    state = setup.abstract_state(*parts, offload=config.optimizer.offload)
     made = _Shapes(config, layout, model, value, objective, tokenizer, state)
     return made.run(setup.make_step(config, objective, optimizer, trained))
 
@@ -390,6 +392,8 @@ def bytes_of(arguments) -> int:
 
 
 def _bytes(x) -> int:
+    if x.sharding and x.sharding.memory_kind == HOST:
+        return 0
     shape = x.sharding.shard_shape(x.shape) if x.sharding else x.shape
     size = 4 if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x.dtype.itemsize
     return math.prod(shape) * size

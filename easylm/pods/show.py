@@ -132,7 +132,7 @@ def advice(plan) -> list[str]:
 
 _SMALLER = {
     "parameters": "more devices for fsdp or tensor, or a larger slice",
-    "optimizer": "more devices for fsdp or tensor, or a larger slice",
+    "optimizer": "optimizer.offload=True, more devices for fsdp, or a larger slice",
     "frozen": "more devices for fsdp or tensor, or a larger slice",
     "others": "more devices for fsdp or tensor, or a larger slice",
     "sampler": "more devices for tensor in rollout.mesh",

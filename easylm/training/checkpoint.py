@@ -33,6 +33,8 @@ FREE = (
     "eval",
     "sample",
     "mesh",
+    "optimizer.offload",
+    "model.attention",
     "rules",
     "profile",
     "model.remat",

@@ -35,11 +35,14 @@ def make(config, *, total_steps, axes):
     """(optimizer, schedule) from a config section.
 
     `name` (adamw), `lr`, `schedule` (linear), `warmup` (0.03: a fraction of the run if
-    below 1, else updates), `clip` (1.0: largest global gradient norm, 0 is off), and
-    any keyword of the chosen optimizer or schedule. None keeps a default.
+    below 1, else updates), `clip` (1.0: largest global gradient norm, 0 is off),
+    `offload` (False: whether the state is kept in the memory of the host), and any
+    keyword of the chosen optimizer or schedule. None keeps a default.
     """
+    config = {k: v for k, v in config.items() if v is not None}
+    wrap = offloaded if config.pop("offload", False) else lambda optimizer: optimizer
     defaults = {"name": "adamw", "schedule": "linear", "warmup": 0.03, "clip": 1.0}
-    settings = defaults | {k: v for k, v in config.items() if v is not None}
+    settings = defaults | config
     optimizer = _find(sys.modules[__name__], "lr", "name", settings["name"])
     schedule = _find(schedules, "peak", "schedule", settings["schedule"])
     _check_keys(config, [*defaults, "lr"], optimizer, schedule)
@@ -56,7 +59,8 @@ def make(config, *, total_steps, axes):
     shapes = {"axes": axes} if needs_axes else {}
     clip = settings["clip"]
     clipping = optax.clip_by_global_norm(clip) if clip else optax.identity()
-    return _float32(clipping, optimizer(lr, **shapes, **keywords(optimizer))), lr
+    made = wrap(optimizer(lr, **shapes, **keywords(optimizer)))
+    return _float32(clipping, made), lr
 
 
 def adamw(
@@ -150,6 +154,39 @@ def muon(
         optax.stateless(lambda updates, params: map_named(ratio, updates)),
         optax.scale_by_learning_rate(lr),
     )
+
+
+HOST = "pinned_host"  # the kind of memory
+
+
+def offloaded(optimizer):
+    """The same with a state that waits in the memory of the host. Two parameters at a
+    time have theirs on the device, once their gradients are there."""
+
+    def update(grads, state, params):
+        names, found = map_named(lambda name, _: name, grads), []
+        for name in jax.tree.leaves(names):
+            mine = lambda x, other, name=name: x if other == name else None
+            of = lambda tree, mine=mine: jax.tree.map(mine, tree, names)
+            own = optax.tree_map_params(optimizer, mine, state, names)
+            here = of(grads), own
+            if len(found) > 1:
+                here, found[-2] = jax.lax.optimization_barrier((here, found[-2]))
+            else:
+                here = jax.lax.optimization_barrier(here)
+            moved, own = optimizer.update(
+                here[0], _put(here[1], jax.memory.Space.Device), of(params)
+            )
+            found.append((moved, _put(own, jax.memory.Space.Host)))
+        there = lambda *xs: next((x for x in xs if x is not None), None)
+        return jax.tree.map(there, *found, is_leaf=lambda x: x is None)
+
+    return optax.GradientTransformation(optimizer.init, update)
+
+
+def _put(state, space):
+    """All but counters."""
+    return jax.tree.map(lambda x: jax.device_put(x, space) if x.ndim else x, state)
 
 
 def state_axes(optimizer, params, axes):

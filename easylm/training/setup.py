@@ -244,15 +244,18 @@ def apart(policy, value):
     return optax.partition({"policy": policy, "value": value}, owners)
 
 
-def abstract_state(spec, made, trainable, layout: Layout) -> State:
+def abstract_state(spec, made, trainable, layout: Layout, offload=False) -> State:
     """The state as shapes and shardings: what init fills and restore aims at."""
     params = base.abstract(spec, layout)
     chosen, _ = select.partition(params, trainable)
     shapes = jax.eval_shape(made.init, chosen)
     axes = optimizer.state_axes(made, chosen, base.map_spec(lambda s: s.axes, spec))
-    place = lambda names, x: jax.ShapeDtypeStruct(
-        x.shape, x.dtype, sharding=layout.sharding(*names)
-    )
+
+    def place(names, x):
+        where = layout.sharding(*names)
+        where = where.with_memory_kind(optimizer.HOST) if offload and x.ndim else where
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where)
+
     opt_state = jax.tree.map(place, axes, shapes, is_leaf=_is_axes)
     step = jax.ShapeDtypeStruct((), np.int32, sharding=layout.sharding())
     return State(step, params, opt_state)

@@ -1,5 +1,7 @@
 """Optimizers: updates by hand in numpy, dtypes, state, decay by name, configs."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -247,3 +249,16 @@ def test_none_in_a_config_keeps_the_default():
 def test_config_mistakes_name_the_fix(config, words):
     with pytest.raises(UserError, match=words):
         optimizer.make(config, total_steps=10, axes=AXES)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "muon"])
+def test_a_state_in_the_memory_of_the_host_changes_nothing_else(name):
+    everything = [random_tree(seed) for seed in range(3)]
+    some = [{**tree, "embed": None} for tree in everything]  # it is not trained
+    for given in (everything, some):
+        wanted = steps(build(name), *given)
+        found = steps(optimizer.offloaded(build(name)), *given)
+        assert jax.tree.structure(found) == jax.tree.structure(wanted)
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), found, wanted)
+        kinds = {x.sharding.memory_kind for x in jax.tree.leaves(found[1]) if x.ndim}
+        assert kinds == {optimizer.HOST}
