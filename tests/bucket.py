@@ -9,7 +9,6 @@ there whole.
 import base64
 import hashlib
 import json
-import os
 import re
 import threading
 from collections import Counter
