@@ -7,15 +7,19 @@ there whole.
 """
 
 import base64
+import functools
 import hashlib
 import json
+import os
 import re
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import google_crc32c
+import pytest
+
+gcsfs = pytest.importorskip("gcsfs", reason="pip install -e '.[test]'")
 
 OBJECT = re.compile(r"(?:/download)?/storage/v1/b/([^/]+)/o/([^/]+)")
 MOVE = re.compile(OBJECT.pattern + r"/moveTo/o/([^/]+)")
@@ -39,8 +43,20 @@ class Store(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
+    def handle_error(self, request, client):
+        """A client that goes away is none."""
+
     def names(self, bucket):
         return sorted(name for place, name in list(self.objects) if place == bucket)
+
+    def clear(self):
+        self.objects.clear()
+        self.changed()
+
+    def changed(self):
+        """Not by a client of this process: they are not to trust what they listed."""
+        for client in gcsfs.GCSFileSystem._cache.values():
+            client.invalidate_cache()
 
     def put(self, key, data: bytes):
         self._generations += 1
@@ -50,14 +66,13 @@ class Store(ThreadingHTTPServer):
     def describe(self, key) -> dict:
         generation, data = self.objects[key]
         md5 = base64.b64encode(hashlib.md5(data).digest()).decode()
-        crc = base64.b64encode(google_crc32c.Checksum(data).digest()).decode()
         when = "2026-01-01T00:00:00.000Z"
         return {
             **{"kind": "storage#object", "bucket": key[0], "name": key[1]},
             **{"id": "/".join(key), "size": str(len(data)), "metageneration": "1"},
             **{"generation": str(generation), "etag": str(generation)},
             **{"timeCreated": when, "updated": when, "storageClass": "STANDARD"},
-            **{"md5Hash": md5, "crc32c": crc},
+            "md5Hash": md5,
         }
 
 
@@ -198,7 +213,7 @@ class Handler(BaseHTTPRequestHandler):
         wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         headers = {
             "x-goog-generation": meta["generation"],
-            "x-goog-hash": f"crc32c={meta['crc32c']},md5={meta['md5Hash']}",
+            "x-goog-hash": f"md5={meta['md5Hash']}",
         }
         if not wanted:
             self._send(200, data, **headers)
@@ -228,12 +243,15 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
-def environment(store: Store) -> dict[str, str]:
-    """What sends the clients of this process there, if they have not begun yet."""
-    return {
-        "STORAGE_EMULATOR_HOST": store.url,
-        "TENSORSTORE_GCS_HTTP_URL": store.url,
+@functools.cache
+def store() -> Store:
+    """Where the clients of this process talk to, from now on."""
+    made = Store()
+    os.environ |= {
+        "STORAGE_EMULATOR_HOST": made.url,
+        "TENSORSTORE_GCS_HTTP_URL": made.url,
         "GOOGLE_AUTH_TOKEN_FOR_TESTING": "nobody",
-        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # asks by gRPC
         "GOOGLE_CLOUD_PROJECT": "nothing",
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # which asks by gRPC
     }
+    return made

@@ -37,6 +37,15 @@ def start(flags, count: int, devices: int, logs) -> list:
     return processes
 
 
+def wait_for(path, processes, seconds=300) -> None:
+    """Until it is there, all of them running."""
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert all(process.is_alive() for process in processes), "one has ended"
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.01)
+
+
 def codes(processes, seconds=300) -> list[int]:
     """How they end: all of them by themselves."""
     end = time.monotonic() + seconds

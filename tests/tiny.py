@@ -6,7 +6,6 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -119,15 +118,6 @@ def killed_after(whole, iteration, folder):
         if int(path.name) > iteration:
             shutil.rmtree(path)
     return folder
-
-
-def wait_for(path, processes=(), seconds=300):
-    """Until it is there; an error if one of the processes ends before."""
-    end = time.monotonic() + seconds
-    while not path.exists():
-        assert all(process.is_alive() for process in processes), "it has ended"
-        assert time.monotonic() < end, f"{path} did not appear"
-        time.sleep(0.01)
 
 
 def docs():

@@ -95,7 +95,7 @@ class Checkpoints:
 
 
 def _absolute(workdir):
-    """As orbax wants it. A bucket's name is that already, whatever epath makes of it."""
+    """As orbax wants it: of gs://bucket, epath makes a folder below this one."""
     path = epath.Path(workdir)
     return path if "://" in os.fspath(path) else path.absolute()
 
