@@ -19,6 +19,7 @@ import jax
 from easylm.errors import UserError
 
 _KEY, _SECONDS = "easylm/failed", 2.0  # how often the others ask
+_GRACE = 3.0  # for one that fails of the same and is writing down of what
 _LOST = r"Gloo|NCCL|heartbeat|CoordinationService|[Cc]onnection (closed|reset)"
 _ALONE = (
     "error: another process of the run has died or cannot be reached; its log says why."
@@ -31,7 +32,7 @@ _once = threading.Lock()  # never given back: who has it ends the process
 def listening():
     """Inside, the failure of another process ends this one, whatever it waits for, and
     its own failure ends the others."""
-    client, over = _client(), threading.Event()
+    client, over = _us().client, threading.Event()
     if client is None:
         yield
         return
@@ -39,6 +40,7 @@ def listening():
     def listen():
         while not over.wait(_SECONDS):
             if said := _heard(client):
+                over.wait(_GRACE)
                 with _once:
                     _end(*said)
 
@@ -56,7 +58,7 @@ def listening():
 def leave(error: Exception) -> None:
     """Tells the others and ends at once, as tidying up waits for them. Where there are
     no others it raises the error."""
-    if (client := _client()) is None:
+    if (client := _us().client) is None:
         raise error
     with _once:
         _end(*(_heard(client) or _say(client, error)))
@@ -72,7 +74,7 @@ def _say(client, error) -> tuple[int, str]:
     else:
         traceback.print_exception(error)
         code, line = 1, f"{type(error).__name__}: {text}"
-    told = f"{code} error: process {jax.process_index()} has failed: {line}"
+    told = f"{code} error: process {_us().process_id} has failed: {line}"
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one was faster
         client.key_value_set(_KEY, told)
     return code, f"error: {line}"
@@ -91,13 +93,13 @@ def _end(code: int, line: str) -> None:
     """Leaves without waiting for anybody."""
     print(line, file=sys.stderr, flush=True)
     sys.stdout.flush()
-    if jax.process_index() == 0:  # the others ask this one
-        time.sleep(2 * _SECONDS)
+    if _us().process_id == 0:  # the others ask this one, and die if it is gone
+        time.sleep(2 * _SECONDS + _GRACE)
     os._exit(code)
 
 
-def _client():
-    """What the processes talk through; None if there is only one."""
+def _us():
+    """What JAX knows of the processes, asked without starting its devices."""
     from jax._src.distributed import global_state  # it has no public name
 
-    return global_state.client
+    return global_state
