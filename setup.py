@@ -3,9 +3,11 @@
 from setuptools import find_packages, setup
 
 VERIFIERS = ["math-verify>=0.8", "langdetect>=1.0.9", "emoji>=2"]
+GCS = ["gcsfs>=2024.2"]
 COMPILER = "libtpu>=0.0.42 ; sys_platform == 'linux'"  # of TPUs, also absent ones
 TEST = [
     COMPILER,
+    *GCS,
     *VERIFIERS,
     "matplotlib>=3.9",
     "pytest>=8",
@@ -47,7 +49,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "gpu": ["jax[cuda12]"],
-        "gcs": ["gcsfs>=2024.2"],
+        "gcs": GCS,
         "wandb": ["wandb>=0.17"],
         "notebooks": ["jupyter", "nbclient", "matplotlib>=3.9"],
         "plan": [COMPILER],

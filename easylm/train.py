@@ -20,7 +20,7 @@ from easylm.data.loader import Prefetch
 from easylm.errors import UserError, explain, parse
 from easylm.objectives import base as objectives
 from easylm.pods import flags as compiler
-from easylm.training import checkpoint, online, setup
+from easylm.training import checkpoint, online, setup, together
 from easylm.training.guard import FiniteGuard, Stop
 from easylm.training.profiler import Profiler
 from easylm.training.progress import Phases
@@ -117,6 +117,8 @@ def train(config, workdir: str) -> dict[str, float]:
                 if stopped:
                     break
                 report.evaluate(evaluate, sample, state.params, done)
+        except Exception as error:
+            together.leave(error)
         finally:
             batches.close()
             with phases("save"):
@@ -139,7 +141,8 @@ def main(argv) -> None:
         jax.distributed.initialize()
     elif COORDINATOR.value:
         jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
-    train(CONFIG.value, WORKDIR.value)
+    with together.listening():
+        train(CONFIG.value, WORKDIR.value)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ import json
 import os
 import re
 
+from etils import epath
+
 from easylm.data.sources import open_source
 from easylm.errors import UserError, explain
 from easylm.evals import rewardbench
@@ -64,9 +66,7 @@ def run(args, score) -> dict:
     if kind == "best_of_n":
         written["picks"] = judge.picks(rows, scores)
     print(table(results))
-    with open(out, "w") as file:
-        json.dump(written, file, indent=2)
-        file.write("\n")
+    epath.Path(out).write_text(json.dumps(written, indent=2) + "\n")
     print(f"wrote {out}")
     return written
 
@@ -143,7 +143,7 @@ def _number(value) -> str:
 def _check_out(path) -> None:
     """Known before the model has scored for an hour, not after."""
     folder = os.path.dirname(path) or "."
-    if not os.access(folder, os.W_OK):
+    if "://" not in folder and not os.access(folder, os.W_OK):
         raise UserError(f"{folder}: not a folder to write to; give --out FILE.json")
 
 

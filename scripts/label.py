@@ -13,6 +13,8 @@ import argparse
 import json
 import sys
 
+from etils import epath
+
 from easylm.errors import UserError, explain
 
 
@@ -34,7 +36,7 @@ def main(argv=None) -> None:
     if not loaded.template:
         raise UserError(f"{args.model} has no chat template; name one: --template tulu")
     kept = 0
-    with open(args.out, "w") as out, sharding.use(layout):
+    with epath.Path(args.out).open("w") as out, sharding.use(layout):
         for first in range(0, count, args.batch):
             rows = range(first, min(first + args.batch, count))
             examples = [read(source[row]) for row in rows]

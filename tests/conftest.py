@@ -21,6 +21,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 
 # Begun first, so that no worker is left with one of them when the other is done.
 LONG = (
+    *("test_processes.py", "test_bucket.py"),
     *("test_train.py", "test_notebooks.py", "test_policy_objective.py"),
     *("test_comparisons.py", "test_compiled.py"),
     *("test_it_learns.py", "test_online.py", "test_sweep.py", "test_hf.py"),

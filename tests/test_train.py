@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -180,28 +179,6 @@ def test_full_disk_is_one_line_and_the_run_goes_on_later(data, whole, small_disk
     assert (saved or 0) < 6
     train(tiny.config(data, **LAST), workdir)
     tiny.assert_same_run(whole, workdir)
-
-
-def test_two_processes_are_one(data, whole, tmp_path):
-    """Two hosts of four devices each train what one host of eight does."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    flags = ["--config.checkpoint.every=0", "--coordinator", f"localhost:{port}"]
-    flags += ["--processes", "2", "--process"]
-    both = [
-        tiny.command(data, tmp_path / "run", *flags, str(i), devices=4) for i in (0, 1)
-    ]
-    for process in both:
-        assert process.wait() == 0, process.stderr.read()
-    a, b = tiny.losses(whole), tiny.losses(tmp_path / "run")
-    np.testing.assert_allclose(list(a.values()), list(b.values()), rtol=1e-6)
-    waits = [x for x in tiny.lines(tmp_path / "run") if "perf/data_wait_max" in x]
-    assert [x["step"] for x in waits] == [2, 3, 4, 5, 6]
-    assert all(x["perf/data_wait_max"] > x["perf/data_wait"] * 0.999 for x in waits)
-    one, other = tiny.state(whole), tiny.state(tmp_path / "run")
-    for name, x in one.items():
-        np.testing.assert_allclose(x, other[name], atol=1e-5, err_msg=name)
 
 
 def test_nonfinite_loss_stops_and_keeps_the_batch(data, tmp_path):

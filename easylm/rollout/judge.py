@@ -61,7 +61,12 @@ class Judge:
         asked = lambda example: example["prompt"][-1]["content"] if example else ""
         samples.questions = [asked(example) for example in examples]
         total, failed = np.zeros(len(there)), 0
-        for name, term in self.terms.items():
+        # Reward models are asked by all processes together. They come first, so that
+        # nobody waits there for a process whose verifiers are slow, unseen.
+        for name in sorted(
+            self.terms, key=lambda name: bool(self.terms[name].verifier)
+        ):
+            term = self.terms[name]
             if term.members:
                 values = self._learned(term, samples, examples)
             else:

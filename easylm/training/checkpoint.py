@@ -15,6 +15,7 @@ is listed can be restored, whenever the process died.
 import dataclasses
 import errno
 import json
+import os
 from typing import NamedTuple
 
 import jax
@@ -51,7 +52,7 @@ class Checkpoints:
     def __init__(self, workdir, *, every: int, keep: int = 3, keep_every: int = 0):
         self.every = every
         self._manager = ocp.CheckpointManager(
-            epath.Path(workdir).absolute() / "checkpoints",
+            _absolute(workdir) / "checkpoints",
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep or None,
                 keep_period=keep_every or None,
@@ -93,6 +94,12 @@ class Checkpoints:
         """Waits until everything is on disk; raises what went wrong there."""
         with _explained("save"):
             self._manager.close()
+
+
+def _absolute(workdir):
+    """As orbax wants it: of gs://bucket, epath makes a folder below this one."""
+    path = epath.Path(workdir)
+    return path if "://" in os.fspath(path) else path.absolute()
 
 
 def _items(state: State) -> dict:

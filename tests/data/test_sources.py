@@ -1,7 +1,9 @@
 """Sources: the same rows from every kind of file, and errors that name the place."""
 
 import gzip
+import importlib
 import json
+import sys
 
 import fsspec
 import pytest
@@ -174,14 +176,12 @@ def test_missing_empty_damaged_and_unknown_files_are_one_line_errors(tmp_path):
         assert "\n" not in str(error.value) and path.rstrip("*") in str(error.value)
 
 
-def test_gs_without_gcsfs_says_what_to_install():
-    try:
-        import gcsfs  # noqa: F401
-    except ImportError:
-        with pytest.raises(UserError, match="pip install gcsfs"):
-            open_source("gs://bucket/rows.jsonl")
-    else:
-        pytest.skip("gcsfs is installed")
+def test_gs_without_gcsfs_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    known = importlib.import_module("fsspec.registry")._registry
+    monkeypatch.delitem(known, "gs", raising=False)
+    with pytest.raises(UserError, match="pip install gcsfs"):
+        open_source("gs://bucket/rows.jsonl")
 
 
 def test_unknown_tfds_split_lists_the_splits(folder):

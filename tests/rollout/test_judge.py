@@ -49,6 +49,21 @@ def test_terms_are_weighed_and_added_and_logged_as_they_were():
     assert total(found.metrics, "rewards/total") == (20, 4)
 
 
+def test_verifiers_come_last_whatever_they_are_called():
+    """A reward model is asked by all processes at once: none waits there for one whose
+    verifiers are slow."""
+    before = []
+
+    def member(samples, examples):
+        before.extend(samples.terms)
+        return np.ones(6)
+
+    terms = {"a": Term(verifier="data"), "b": Term(members=[member])}
+    found = judge(terms)(answered(), KEY)
+    assert before == [] and set(found.terms) == {"a", "b"}
+    assert found.rewards.tolist() == [2, 1, 2, 1, 0, 0]
+
+
 def test_a_transform_is_of_one_term_and_not_logged():
     clipped = Term(2.0, MODEL.members, transform="clip", settings={"high": 2.5})
     found = judge({"a": clipped, "b": MODEL})(answered(), KEY)

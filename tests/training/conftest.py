@@ -1,19 +1,14 @@
 """Shared by tests of what a run writes."""
 
-import importlib
-
 import pytest
+from etils import epath
 
 
 @pytest.fixture
-def bucket(monkeypatch):
-    """gs:// in the memory of this process."""
-    from etils import epath
-    from fsspec.implementations.memory import MemoryFileSystem
+def bucket():
+    """A workdir in an object store."""
+    from tests import bucket as stand_in
 
-    known = importlib.import_module("fsspec.registry")._registry
-    for scheme in ("gs", "gcs"):
-        monkeypatch.setitem(known, scheme, MemoryFileSystem)
-    path = epath.Path("gs://bucket/run")
-    yield path
-    path.parent.rmtree()
+    store = stand_in.store()
+    yield epath.Path("gs://bucket/run")
+    store.clear()

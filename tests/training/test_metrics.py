@@ -133,8 +133,11 @@ def test_an_object_store_gets_whole_files(bucket):
         writer = metrics.make(bucket, config={"seed": 0}, resume_step=resume_step)
         for step in new:
             writer.scalars(step, {"train/loss": 1.0})
+            writer.records(step, [{"reward": step / 2}])
         writer.close()
     assert steps(bucket) == [1, 2, 3]
+    said = (bucket / "samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["reward"] for line in said] == [0.5, 1.0, 1.5]
     tags = {value.tag for event in events(bucket) for value in event.summary.value}
     assert "train/loss" in tags
 
