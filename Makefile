@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := JAX_PLATFORMS=cpu $(BIN)/python
 
-.PHONY: study study-full notebooks test learn lint format bench clean
+.PHONY: study study-full notebooks test pods learn lint format bench clean
 
 study: $(VENV)/run.stamp
 	$(RUN) scripts/study.py --workdir runs/study
@@ -18,6 +18,9 @@ notebooks: $(VENV)/notebooks.stamp  # all of them, from start to end, in a copy
 
 test: $(VENV)/test.stamp
 	$(RUN) -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
+
+pods: $(VENV)/test.stamp  # what the TPU compiler makes of larger programs: minutes
+	$(RUN) -m pytest tests/pods -m pods
 
 learn: $(VENV)/test.stamp  # the curves of tests/objectives/test_it_learns.py, longer
 	$(RUN) -m tests.objectives.test_it_learns 30

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -396,15 +395,20 @@ def test_tries_are_counted_from_the_last_new_checkpoint(tmp_path):
 
 def signalled(tmp_path, command, both, number):
     """The exit code of keep_running.sh, told to stop when its run is ready."""
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also after a &
     line = ["scripts/keep_running.sh", *command]
-    keeping = subprocess.Popen(line, cwd=ROOT, preexec_fn=heard)
+    keeping = subprocess.Popen(line, cwd=ROOT, preexec_fn=_listening)
     ready = tmp_path / "ready"
     wait_for(lambda: ready.exists() and ready.read_text().strip())
     if both:
         os.kill(int(ready.read_text()), number)
     keeping.send_signal(number)
     return keeping.wait(10)
+
+
+def _listening():
+    """Also where who runs the tests does not, as after `nohup` or `&`."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def test_a_signal_to_all_lets_the_run_save(tmp_path):

@@ -51,15 +51,18 @@ def sampling():
 
 @cache
 def made(of):
-    """(program, Hlo text, collectives, run) of a stand-in."""
-    config, topology, name = of()
+    """(program, what was compiled, collectives, run) of a stand-in."""
+    return built(*of())
+
+
+def built(config, topology, name, **options):
     place = slices.parse(topology)
     layout = sharding.make_layout(config.mesh, config.rules, compiler.devices(place))
     run = programs(config, layout)
     [program] = [p for p in run.programs if p.name == name]
     with sharding.use(program.layout):
         lowered = program.function.lower(*program.trees)
-    done = compiler.compiled(lowered, place, options=flags.TPU)
+    done = compiler.compiled(lowered, place, options=flags.TPU, **options)
     mesh = dict(program.layout.mesh.shape)
     found = hlo.collectives(hlo.parse(done.text), mesh, program.trips)
     return program, done, found, run
