@@ -59,16 +59,27 @@ class Samples:
 
 
 def weights(model, layout: Layout, sampling: Layout) -> Callable | None:
-    """-> program(parameters as they are trained) -> as they are sampled from. Cast
-    first, so that half of the bytes travel. None where both are the same."""
+    """-> program(parameters as they are trained) -> as they are sampled from. None
+    where both are the same.
+
+    They are cast first, so that half of the bytes travel. Weights that are split along
+    `embed` stay so, over other devices, until they are split as they shall be: all of a
+    matrix would be gathered for a part of it otherwise.
+    """
     if model.config.dtype == model.config.param_dtype and sampling == layout:
         return None
-    here = base.shardings(model.spec, layout)
-    there = base.shardings(model.spec, sampling)
+    ways = [layout, sampling]
+    between = Layout(sampling.mesh, sampling.rules | {"embed": ("data", "fsdp")})
+    divides = model.config.dim % between.ways("embed") == 0
+    if sampling != layout and layout.ways("embed") > 1 and divides:
+        ways.insert(1, between)
+    *ways, there = (base.shardings(model.spec, one) for one in ways)
 
     def moved(params):
         params = base.in_compute_dtype(params, model)
-        return jax.lax.with_sharding_constraint(params, here)
+        for where in ways:
+            params = jax.lax.with_sharding_constraint(params, where)
+        return params
 
     return jax.jit(moved, out_shardings=there)
 

@@ -69,19 +69,19 @@ def test_gradients_cross_between_slices_once():
     assert passed == pytest.approx(2 * (numbers + c.vocab_size * c.dim) / 16, rel=0.05)
 
 
-def test_weights_go_to_the_sampler_in_bfloat16_and_nothing_is_gathered_twice():
+def test_weights_go_to_the_sampler_in_bfloat16_and_not_all_of_them_to_all():
     c = grpo.get_config()
-    c.model.name, c.mesh, c.rollout.mesh = (
-        *("llama:3.1-8b", "data=2,fsdp=-1"),
-        "data=-1,tensor=4",
-    )
+    c.model.name, c.mesh = "llama:3.1-8b", "data=2,fsdp=-1"
+    c.rollout.mesh = "data=-1,tensor=4"
     c.batch, c.rollout.group = 32, 4
     program, done, found, _ = built(c, "v6e-16", "weights")
     [weights] = program.gives
     assert weights.kind == SAMPLER
     here, there = bytes_of(program.arguments), bytes_of(program.gives)
-    assert done.memory.peak < here + 1.6 * there
-    assert sum(one.total for one in found) < 1.3 * there
+    cast = here / 2
+    assert done.memory.peak < 1.1 * (here + cast + there + cast / 2)
+    missing = there * 3 / 4  # it has a part of the half that it gives away
+    assert sum(one.total for one in found) < missing + cast
 
 
 @pytest.mark.parametrize("topology", ["v3-32", "tpu7x-16", "v4-32"])
