@@ -79,7 +79,7 @@ def plan(config, topology: str | Slice, *, fast: bool = True) -> Plan:
     check(config, place)
     if compiler.missing():
         return estimate(config, place)
-    return apart.call(_here, config, place, fast)
+    return apart.call(_here, config.copy_and_resolve_references(), place, fast)
 
 
 def _here(config, place: Slice, fast: bool) -> Plan:

@@ -13,7 +13,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_mask as masks,
 )
 
-from easylm.sharding import current
+from easylm.sharding import constrain, current
 
 LANES = 128  # of a vector register
 BLOCKS = 512, 256, LANES  # queries, or keys, that are in fast memory together
@@ -30,6 +30,10 @@ def attend(q, k, v, segments, window=None, *, interpret=False):
     interpret: slowly, on any platform, for tests.
     """
     dim, layout = q.shape[-1], current()
+    # Of the keys of a row every device makes its own; they are gathered as they are,
+    # before they are filled up.
+    for length in ("length", None):
+        k, v = (constrain(x, "batch", length, "act_heads", None) for x in (k, v))
     q, k, v = (_wide(x).swapaxes(1, 2) for x in (q * dim**-0.5, k, v))  # [B, N, T, H]
     time, one = q.shape[2], layout is None or layout.mesh.size == 1
     parts, heads = (1, 1) if one else map(layout.ways, ("length", "act_heads"))

@@ -80,13 +80,21 @@ def compiled(
     try:
         made = lowered.compile(compiler_options=options | cap)
     except jax.errors.JaxRuntimeError as error:
-        why = _reason(str(error))
-        if not why:
-            raise
-        made = lowered.compile(
-            compiler_options=options | {"xla_tpu_no_crash_on_oom": True}
-        )
+        why = _reason(error)
+        made = _anyway(lowered, options)
+    if made is None:
+        return Compiled(Memory(0, 0, 0, 0, 0), "", False, why)
     return Compiled(_memory(made.memory_analysis()), made.as_text(), not why, why)
+
+
+def _anyway(lowered, options):
+    """What it would be like on larger chips; None if an array alone is too large."""
+    try:
+        options = options | {"xla_tpu_no_crash_on_oom": True}
+        return lowered.compile(compiler_options=options)
+    except jax.errors.JaxRuntimeError as error:
+        _reason(error)
+        return None
 
 
 def _memory(m) -> Memory:
@@ -97,14 +105,20 @@ def _memory(m) -> Memory:
     return Memory(m.argument_size_in_bytes, outputs, rest, peak, host)
 
 
-def _reason(text: str) -> str:
-    """What is short of what, from the compiler's error; empty if it is another."""
+def _reason(error) -> str:
+    """What is short of what, from the compiler's error; another one is raised."""
+    text = str(error)
     if "RESOURCE_EXHAUSTED" not in text:
-        return ""
+        raise error
     found = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) (\w+)", text)
     if found:
         return "needs {} of {} {}".format(*found.groups())
     found = re.search(r"\(([\d.]+\w)\) exceeds available HBM \(([\d.]+\w)\)", text)
     if found:
         return "needs {} of {} hbm".format(*found.groups())
+    found = re.search(r"\(size=(\d+)\) would exceed memory \(size=(\d+)\)", text)
+    if found:
+        return "needs {:.2f}G of {:.2f}G hbm".format(
+            *(int(n) / 2**30 for n in found.groups())
+        )
     return text.splitlines()[0]

@@ -20,8 +20,8 @@ def training(topology, name="llama:3.2-1b", mesh="fsdp=-1", length=1024, **chang
     return c, topology, "train step"
 
 
-def temporaries(**changes) -> float:
-    return built(*training("v6e-8", batch=8, **changes))[1].memory.temporaries
+def temporaries(batch=8, **changes) -> float:
+    return built(*training("v6e-8", batch=batch, **changes))[1].memory.temporaries
 
 
 def test_two_fifths_of_the_traffic_pass_while_something_is_computed():
@@ -39,9 +39,9 @@ def test_memory_grows_with_the_length_of_rows_and_not_its_square():
 
 
 def test_the_context_axis_splits_a_long_row_and_gathers_its_keys():
-    rows, split = dict(length=32768), dict(length=65536, mesh="fsdp=4,context=2")
-    assert temporaries(**split, batch=4) < 1.2 * temporaries(**rows)
-    given = training("v6e-8", **split, batch=4)
+    split = dict(length=65536, mesh="fsdp=4,context=2", batch=4)
+    assert temporaries(**split) < 1.2 * temporaries(length=32768)
+    given = training("v6e-8", **split)
     _, _, found, run = built(*given)
     c = run.models[0].config
     keys = 2 * 2 * c.layers * 65536 * c.kv_heads * c.head_dim  # bfloat16, one row
