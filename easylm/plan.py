@@ -94,8 +94,9 @@ def _here(config, place: Slice, fast: bool) -> Plan:
     return _planned(place, layout, run, made, estimated=False)
 
 
-def estimate(config, place: Slice) -> Plan:
-    """The same by formulas, in a second."""
+def estimate(config, place: Slice, counted: dict | None = None) -> Plan:
+    """The same by formulas, in a second. `counted` keeps what programs compute for
+    other meshes of the same run."""
     layout = sharding.absent_layout(config.mesh, config.rules, place.devices)
     run = programs.programs(config, layout)
 
@@ -110,7 +111,15 @@ def estimate(config, place: Slice) -> Plan:
         )
         return memory, found, why
 
-    return _planned(place, layout, run, made, estimated=True)
+    counted = {} if counted is None else counted
+
+    def work_of(program):
+        key = program.name, program.tokens, program.trips, config.model.remat
+        if key not in counted:
+            counted[key] = _work(program)
+        return counted[key]
+
+    return _planned(place, layout, run, made, estimated=True, work_of=work_of)
 
 
 def _compiled(program: Program, place, resident, fast):
@@ -124,7 +133,7 @@ def _compiled(program: Program, place, resident, fast):
     return made.memory, found, made.why
 
 
-def _planned(place, layout, run: Run, made, estimated: bool) -> Plan:
+def _planned(place, layout, run: Run, made, estimated: bool, work_of=None) -> Plan:
     everything = [a for arguments in run.held.values() for a in arguments]
     parts = []
     for program in run.programs:
@@ -132,7 +141,7 @@ def _planned(place, layout, run: Run, made, estimated: bool) -> Plan:
         resident = bytes_of(everything) - bytes_of(mine)
         memory, found, why = made(program, resident)
         kinds = _kinds(program, memory, resident, run)
-        done, moved = _work(program), _moved(program, kinds, run)
+        done, moved = (work_of or _work)(program), _moved(program, kinds, run)
         spent = roofline.seconds(place, program.layout.mesh, done, moved, found)
         each = done.total / place.devices
         parts.append(Part(program.name, program.times, why, kinds, each, spent, found))
@@ -239,11 +248,11 @@ def search(config, topology: str | Slice, *, most: int = 8) -> list[Try]:
     """Meshes x remat x microbatches: all of them by formulas, the `most` promising ones
     by the compiler. What fits comes first, the quickest of it first."""
     place = slices.parse(topology) if isinstance(topology, str) else topology
-    found = []
+    found, counted = [], {}
     for changes in candidates(config, place):
         one = changed(config, changes)
         try:
-            found.append(Try(changes, estimate(one, place)))
+            found.append(Try(changes, estimate(one, place, counted)))
         except UserError:  # it divides nothing
             continue
     if not found:
