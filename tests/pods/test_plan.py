@@ -106,6 +106,11 @@ def test_weights_are_moved_in_the_dtype_of_sampling():
     assert gathered.total == pytest.approx(whole * (1 / 4 - 1 / 16), rel=0.01)
 
 
+def test_prompts_need_not_divide_into_the_microbatches_of_their_answers():
+    made = planner.estimate(sampling(batch=32, microbatches=4), slices.parse("v5p-64"))
+    assert made.tokens % (4 * 32) == 0 and made.parts[-1].name == "train step"
+
+
 def test_ppo_has_four_models_and_knows_where_they_are():
     c = ppo.get_config()
     c.model.name, c.mesh = "llama:2-13b", "data=2,fsdp=-1"
