@@ -26,11 +26,19 @@ from easylm.pods import (
     slices,
     work,
 )
-from easylm.pods.programs import OPTIMIZER, PARAMETERS, SAMPLER, Program, Run, bytes_of
+from easylm.pods.programs import (
+    OPTIMIZER,
+    PARAMETERS,
+    ROLLOUT,
+    SAMPLER,
+    TRAIN,
+    WEIGHTS,
+    Program,
+    Run,
+    bytes_of,
+)
 from easylm.pods.slices import Slice
 from easylm.training import flops
-
-TRAIN, ROLLOUT, WEIGHTS = analytic.TRAIN, analytic.ROLLOUT, analytic.WEIGHTS
 
 
 class Part(NamedTuple):
@@ -71,6 +79,16 @@ class Plan(NamedTuple):
             return None
         return self.iterations * self.seconds / 3600 * self.place.chips
 
+    @property
+    def rate(self) -> float:
+        """Tokens that a chip trains on in a second."""
+        return self.tokens / self.seconds / self.place.chips
+
+    def cost(self, price: float | None) -> float | None:
+        """Of the whole run, at so much for an hour of a chip."""
+        hours = self.chip_hours
+        return None if hours is None or price is None else hours * price
+
 
 def plan(config, topology: str | Slice, *, fast: bool = True) -> Plan:
     """fast: the compiler's quick mode, which is a little pessimistic about memory, and
@@ -91,7 +109,7 @@ def _here(config, place: Slice, fast: bool) -> Plan:
         print(f"compiling {program.name} for {place.name}", file=sys.stderr)
         return _compiled(program, place, resident, fast)
 
-    return _planned(place, layout, run, made, estimated=False)
+    return _planned(place, layout, run, made, _work, estimated=False)
 
 
 def estimate(config, place: Slice, counted: dict | None = None) -> Plan:
@@ -119,7 +137,7 @@ def estimate(config, place: Slice, counted: dict | None = None) -> Plan:
             counted[key] = _work(program)
         return counted[key]
 
-    return _planned(place, layout, run, made, estimated=True, work_of=work_of)
+    return _planned(place, layout, run, made, work_of, estimated=True)
 
 
 def _compiled(program: Program, place, resident, fast):
@@ -133,7 +151,9 @@ def _compiled(program: Program, place, resident, fast):
     return made.memory, found, made.why
 
 
-def _planned(place, layout, run: Run, made, estimated: bool, work_of=None) -> Plan:
+def _planned(place, layout, run: Run, made, work_of, *, estimated: bool) -> Plan:
+    """made(program, resident bytes) -> its memory, its collectives, why it does not
+    fit; work_of(program) -> what it computes."""
     everything = [a for arguments in run.held.values() for a in arguments]
     parts = []
     for program in run.programs:
@@ -141,8 +161,9 @@ def _planned(place, layout, run: Run, made, estimated: bool, work_of=None) -> Pl
         resident = bytes_of(everything) - bytes_of(mine)
         memory, found, why = made(program, resident)
         kinds = _kinds(program, memory, resident, run)
-        done, moved = (work_of or _work)(program), _moved(program, kinds, run)
-        spent = roofline.seconds(place, program.layout.mesh, done, moved, found)
+        done, moved = work_of(program), _moved(program, kinds, run)
+        mesh, fetched = program.layout.mesh, bytes_of(program.arguments, host=True)
+        spent = roofline.seconds(place, mesh, done, moved, fetched, found)
         each = done.total / place.devices
         parts.append(Part(program.name, program.times, why, kinds, each, spent, found))
     return _whole(place, layout, run, tuple(parts), estimated)

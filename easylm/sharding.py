@@ -25,6 +25,7 @@ from jax.sharding import (
 from easylm.errors import UserError
 
 AXES = ("data", "fsdp", "tensor", "context")
+_AUTO = (AxisType.Auto,) * len(AXES)
 
 # name of a dimension -> mesh axes it is split over; a name that is absent is whole.
 RULES = {
@@ -74,26 +75,28 @@ def make_layout(mesh: str = "fsdp", rules: Mapping = (), devices=None) -> Layout
     devices = list(jax.devices() if devices is None else devices)
     shape = mesh_shape(mesh, len(devices))
     grid = _grid(tuple(shape.values()), devices)
-    axis_types = (AxisType.Auto,) * len(AXES)
-    return Layout(Mesh(grid, AXES, axis_types=axis_types), all_rules(rules))
-
-
-def regrouped(layout: Layout, mesh: str, rules: Mapping) -> Layout:
-    """Other axes over the same devices in the same order, so that one program can move
-    arrays from the one to the other."""
-    shape = tuple(mesh_shape(mesh, layout.mesh.size).values())
-    if isinstance(layout.mesh, AbstractMesh):
-        return absent_layout(mesh, rules, layout.mesh.size)
-    grid = layout.mesh.devices.reshape(shape)
-    same = Mesh(grid, AXES, axis_types=layout.mesh.axis_types)
-    return Layout(same, all_rules(rules))
+    return Layout(Mesh(grid, AXES, axis_types=_AUTO), all_rules(rules))
 
 
 def absent_layout(mesh: str, rules: Mapping, devices: int) -> Layout:
     """The layout of so many devices that are not here, nor stand-ins for them."""
-    sizes = mesh_shape(mesh, devices)
-    axis_types = (AxisType.Auto,) * len(AXES)
-    grid = AbstractMesh(tuple(sizes.values()), AXES, axis_types=axis_types)
+    shape = mesh_shape(mesh, devices)
+    grid = AbstractMesh(tuple(shape.values()), AXES, axis_types=_AUTO)
+    return Layout(grid, all_rules(rules))
+
+
+def regrouped(layout: Layout, mesh: str = "", rules: Mapping = ()) -> Layout:
+    """Other axes over the same devices in the same order, so that one program can move
+    arrays from the one to the other. Where no mesh is named they stay; so does
+    everything where no rules are given either."""
+    if not (mesh or rules):
+        return layout
+    shape = mesh_shape(mesh, layout.mesh.size) if mesh else dict(layout.mesh.shape)
+    if isinstance(layout.mesh, AbstractMesh):
+        grid = AbstractMesh(tuple(shape.values()), AXES, axis_types=_AUTO)
+    else:
+        devices = layout.mesh.devices.reshape(tuple(shape.values()))
+        grid = Mesh(devices, AXES, axis_types=_AUTO)
     return Layout(grid, all_rules(rules))
 
 
@@ -220,33 +223,50 @@ def current() -> Layout | None:
     return _current[-1] if _current else None
 
 
+def alone() -> bool:
+    """Whether programs run on one device."""
+    layout = current()
+    return layout is None or layout.mesh.size == 1
+
+
+def ways(name: str) -> int:
+    """Into how many parts programs split the dimension `name`."""
+    layout = current()
+    return 1 if layout is None else layout.ways(name)
+
+
 def platform() -> str:
     """Where programs run: on the mesh in use, which may be one that is not here."""
-    layout = current()
-    if layout is not None and not isinstance(layout.mesh, Mesh):
-        return "tpu"  # what is absent is planned for
-    return _device().platform
+    device = _device()
+    return "tpu" if device is None else device.platform  # what is absent is planned
 
 
 def device_kind() -> str:
     """Such as "TPU v5p"; empty for devices that are absent."""
-    layout = current()
-    if layout is not None and not isinstance(layout.mesh, Mesh):
-        return ""
-    return _device().device_kind
+    device = _device()
+    return "" if device is None else device.device_kind
 
 
 def _device():
+    """One of those that programs run on; None if they are absent."""
     layout = current()
-    return jax.devices()[0] if layout is None else layout.mesh.devices.flat[0]
+    if layout is None:
+        return jax.devices()[0]
+    here = isinstance(layout.mesh, Mesh)
+    return layout.mesh.devices.flat[0] if here else None
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
     """Ask the compiler to lay out `x` by the names of its dimensions."""
-    layout = current()
-    if layout is None or layout.mesh.size == 1:
+    if alone():
         return x
-    return jax.lax.with_sharding_constraint(x, layout.sharding(*names))
+    return jax.lax.with_sharding_constraint(x, current().sharding(*names))
+
+
+def constrain_to(x: jax.Array, *axes) -> jax.Array:
+    """The same by axes of the mesh, one or several for each dimension."""
+    where = NamedSharding(current().mesh, PartitionSpec(*axes))
+    return jax.lax.with_sharding_constraint(x, where)
 
 
 def _grid(shape: tuple[int, ...], devices) -> np.ndarray:

@@ -93,6 +93,17 @@ def test_rules_in_the_config_replace_the_defaults():
     assert layout.ways("batch") == 4
 
 
+def test_regrouped_changes_what_it_is_told_and_nothing_else():
+    layout = sharding.make_layout("fsdp=4,tensor=2")
+    other = sharding.regrouped(layout, rules={"embed": ()})
+    assert other.mesh == layout.mesh
+    assert (layout.ways("embed"), other.ways("embed")) == (4, 1)
+    mesh = sharding.regrouped(layout, "tensor=-1").mesh
+    assert mesh.devices.ravel().tolist() == layout.mesh.devices.ravel().tolist()
+    assert mesh.shape["tensor"] == 8
+    assert sharding.regrouped(layout) is layout
+
+
 def test_an_axis_serves_the_first_dimension_that_asks():
     assert sharding.partition(("mlp", "vocab"), sharding.RULES) == P("tensor", None)
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from easylm.errors import UserError
-from easylm.sharding import constrain, current, device_kind, platform
+from easylm.sharding import alone, constrain, device_kind, platform, ways
 
 
 def visible(q_positions, q_segments, k_positions, k_segments, window=None):
@@ -113,7 +113,8 @@ def attend(q, k, v, seen):
     for part in jnp.split(q, blocks, axis=3):
         start, end = end, end + time // blocks
         past = (x[:, :, :end] for x in (k, v))
-        far = end // 2 if start >= time // 2 and _one_device() else 0
+        # Several devices would have to agree on what to skip, in every layer.
+        far = end // 2 if start >= time // 2 and alone() else 0
         out.append(_weighted(part, *past, bias[:, start:end, :end], far))
     out = jnp.concatenate(out, axis=3).transpose(0, 3, 1, 2, 4)
     return out.reshape(rows, time, heads, dim)
@@ -121,16 +122,9 @@ def attend(q, k, v, seen):
 
 def _blocks(time: int) -> int:
     """In how many blocks queries are taken: of 128 or more, at most 8 of them."""
-    layout = current()
-    if layout is not None and layout.ways("length") > 1:
+    if ways("length") > 1:
         return 1  # a device has its own queries, from anywhere in the row
     return next((n for n in (8, 4, 2) if time % n == 0 and time >= 128 * n), 1)
-
-
-def _one_device() -> bool:
-    """Several devices would have to agree on what to skip, in every layer."""
-    layout = current()
-    return layout is None or layout.mesh.size == 1
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(4,))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from easylm.errors import UserError
-from easylm.sharding import current
+from easylm.sharding import alone, current, ways
 
 AT_ONCE = 32  # segments of a row; each has its softmax sums [N, T] in memory
 ALIKE = jax.__version_info__ < (0, 11, 1)  # only finds keys of as many heads as queries
@@ -42,8 +42,7 @@ def obstacle(c) -> str:
         return f"it multiplies bfloat16 or float16, not {c.dtype}"
     if c.head_dim % 8 or c.head_dim > 128:
         return f"head_dim {c.head_dim} is not a multiple of 8 up to 128"
-    layout = current()
-    if layout is not None and layout.ways("length") > 1:
+    if ways("length") > 1:
         return "it cannot split rows over the context axis of the mesh"
     return ""
 
@@ -54,7 +53,7 @@ def attend(q, k, v, runs: Runs, window: int | None = None):
     q [B, T, N, H]; k and v [B, T, K, H]. Padding gives 0, and takes no gradient.
     """
     rows, layout = partial(_rows, window), current()
-    if layout is None or layout.mesh.size == 1:
+    if alone():
         return rows(q, k, v, runs)
     spec = lambda *names: layout.sharding(*names).spec
     heads, places = spec("batch", None, "act_heads", None), spec(None, "batch", None)

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import PartitionSpec
 
-from easylm.sharding import constrain, current
+from easylm.sharding import alone, constrain, constrain_to, current, ways
 
 
 class TokenStats(NamedTuple):
@@ -104,22 +104,22 @@ def _align(stats: TokenStats, seqs) -> TokenStats:
 
 def _split(x, chunk: int):
     """[B, T, ...] -> [N, B, C, ...], no chunk crossing a shard of B or of T."""
-    rows, ways = _ways("batch"), _ways("length")
+    rows, parts = ways("batch"), ways("length")
     b, t = x.shape[:2]
-    local = t // ways
+    local = t // parts
     size = max(1, min(local, chunk // max(1, b // rows)))
     while local % size:
         size -= 1
-    x = x.reshape(b, ways, local // size, size, *x.shape[2:])
+    x = x.reshape(b, parts, local // size, size, *x.shape[2:])
     x = jnp.moveaxis(x, 2, 0)
-    return x.reshape(local // size, b, ways * size, *x.shape[4:])
+    return x.reshape(local // size, b, parts * size, *x.shape[4:])
 
 
 def _join(x, t: int):
     """Undo `_split` on [N, B, C]."""
-    ways = _ways("length")
+    parts = ways("length")
     n, b, c = x.shape
-    return jnp.moveaxis(x.reshape(n, b, ways, c // ways), 0, 2).reshape(b, t)
+    return jnp.moveaxis(x.reshape(n, b, parts, c // parts), 0, 2).reshape(b, t)
 
 
 def _logits(h, w):
@@ -131,7 +131,7 @@ def _chunk_stats(logits, targets):
     top = jnp.max(logits, axis=-1, keepdims=True)
     log_z = jnp.log(jnp.sum(jnp.exp(logits - top), axis=-1)) + top[..., 0]
     hit = jax.lax.broadcasted_iota(jnp.int32, logits.shape, 2) == targets[..., None]
-    if _ways("act_vocab") == 1:
+    if ways("act_vocab") == 1:
         picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
     else:  # a gather would collect the vocabulary on every device
         picked = jnp.sum(jnp.where(hit, logits, 0.0), axis=-1)
@@ -262,17 +262,15 @@ def _laid_out(dw, axes):
     """[size of each axis, D, V], every one on its axis of the mesh."""
     if not axes:
         return dw
-    layout = current()
-    spec = PartitionSpec(*axes, *layout.sharding(None, "act_vocab").spec)
-    return jax.lax.with_sharding_constraint(dw, NamedSharding(layout.mesh, spec))
+    return constrain_to(dw, *axes, *current().sharding(None, "act_vocab").spec)
 
 
 def _token_axes() -> list[str]:
     """Of the mesh, along which tokens are split: first rows, then time."""
-    layout = current()
-    if layout is None or layout.mesh.size == 1:
+    if alone():
         return []
-    return [*layout.rules["batch"], *layout.rules["length"]]
+    rules = current().rules
+    return [*rules["batch"], *rules["length"]]
 
 
 def _by_device(x):
@@ -282,18 +280,13 @@ def _by_device(x):
         return x
     rows = [layout.mesh.shape[axis] for axis in layout.rules["batch"]]
     times = [layout.mesh.shape[axis] for axis in layout.rules["length"]]
-    b, c = x.shape[0] // _ways("batch"), x.shape[1] // _ways("length")
+    b, c = x.shape[0] // ways("batch"), x.shape[1] // ways("length")
     x = x.reshape(*rows, b, *times, c, *x.shape[2:])
     return jnp.moveaxis(x, len(rows), len(axes))
 
 
-def _ways(name: str) -> int:
-    layout = current()
-    return 1 if layout is None else layout.ways(name)
-
-
 def _join_hidden(dh, hidden):
-    ways = _ways("length")
+    parts = ways("length")
     n, b, c, d = dh.shape
-    dh = jnp.moveaxis(dh.reshape(n, b, ways, c // ways, d), 0, 2)
+    dh = jnp.moveaxis(dh.reshape(n, b, parts, c // parts, d), 0, 2)
     return dh.reshape(hidden.shape).astype(hidden.dtype)

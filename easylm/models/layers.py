@@ -9,7 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from easylm.sharding import current
+from easylm.sharding import alone
 
 
 @flax.struct.dataclass
@@ -100,8 +100,7 @@ def _contract(x, weight, dims: int, dtype):
     fast again as one that is summed over rows and time.
     """
     weight = weight.astype(dtype)
-    layout = current()
-    if layout is not None and layout.mesh.size > 1:
+    if not alone():
         axes = tuple(range(x.ndim - dims, x.ndim)), tuple(range(dims))
         return jax.lax.dot_general(x, weight, (axes, ((), ())))
     tokens, out = x.shape[: x.ndim - dims], weight.shape[dims:]

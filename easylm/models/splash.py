@@ -13,7 +13,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_mask as masks,
 )
 
-from easylm.sharding import constrain, current
+from easylm.sharding import alone, constrain, current, ways
 
 LANES = 128  # of a vector register
 BLOCKS = 512, 256, LANES  # queries, or keys, that are in fast memory together
@@ -35,15 +35,14 @@ def attend(q, k, v, segments, window=None, *, interpret=False):
     for length in ("length", None):
         k, v = (constrain(x, "batch", length, "act_heads", None) for x in (k, v))
     q, k, v = (_wide(x).swapaxes(1, 2) for x in (q * dim**-0.5, k, v))  # [B, N, T, H]
-    time, one = q.shape[2], layout is None or layout.mesh.size == 1
-    parts, heads = (1, 1) if one else map(layout.ways, ("length", "act_heads"))
-    kernel = _kernel(time, parts, q.shape[1] // heads, window, interpret)
+    heads = q.shape[1] // ways("act_heads")
+    kernel = _kernel(q.shape[2], ways("length"), heads, window, interpret)
 
     def rows(kernel, q, k, v, mine, theirs):
         row = lambda q, k, v, *ids: kernel(q, k, v, splash.SegmentIds(*ids))
         return jax.vmap(row)(q, k, v, mine, theirs)
 
-    if not one:  # a device has its own queries, and all the keys of their rows
+    if not alone():  # a device has its own queries, and all the keys of their rows
         spec = lambda *names: layout.sharding(*names).spec
         q_spec = spec("batch", "act_heads", "length", None)
         k_spec = spec("batch", "act_heads", None, None)

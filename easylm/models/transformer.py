@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 from jax.nn.initializers import ones, zeros
-from jax.sharding import NamedSharding, PartitionSpec
 
 from easylm.errors import UserError
 from easylm.models.attention import KERNELS, cache_masks, over_rows
@@ -26,7 +25,7 @@ from easylm.models.layers import (
     rope_tables,
     rotate,
 )
-from easylm.sharding import check_divides, constrain, current
+from easylm.sharding import alone, check_divides, constrain, constrain_to, current
 
 normal = cache(initializers.normal)  # the same function again: programs are kept by it
 
@@ -227,18 +226,13 @@ def forward(
 def _embed(table, tokens):
     """[B, T, D]. Devices that share the table look up their own columns for one
     another's rows, and exchange these: text travels, not the table; back, too."""
+    if alone():
+        return table[tokens]
     layout = current()
-    if layout is not None and layout.mesh.size > 1:
-        rows = [a for a in layout.rules["batch"] if a not in layout.rules["embed"]]
-        spec = layout.sharding("length", "embed").spec
-        tokens = _placed(tokens, rows, spec[0])
-        return constrain(_placed(table[tokens], rows, *spec), "batch", "length", None)
-    return table[tokens]
-
-
-def _placed(x, rows, *rest):
-    where = NamedSharding(current().mesh, PartitionSpec(tuple(rows), *rest))
-    return jax.lax.with_sharding_constraint(x, where)
+    rows = tuple(a for a in layout.rules["batch"] if a not in layout.rules["embed"])
+    length, width = layout.sharding("length", "embed").spec
+    found = table[constrain_to(tokens, rows, length)]
+    return constrain(constrain_to(found, rows, length, width), "batch", "length", None)
 
 
 def _rope_at(positions, length: int, c):

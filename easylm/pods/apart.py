@@ -19,7 +19,7 @@ from easylm.errors import UserError
 def call(function, *args):
     """function(*args), all of it picklable; a UserError is raised here."""
     env = dict(os.environ, JAX_PLATFORMS="cpu")
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
+    env["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, sys.path))
     with tempfile.TemporaryDirectory() as folder:
         given, made, said = (Path(folder) / name for name in ("given", "made", "said"))
         given.write_bytes(pickle.dumps((function, args)))

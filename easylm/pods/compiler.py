@@ -22,7 +22,7 @@ QUIET = {
     "TPU_LOG_DIR": "disabled",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # two plans at a time
 }
-FAST = {"exec_time_optimization_effort": -1.0}  # a fifth of the time; no cycles
+FAST = {"exec_time_optimization_effort": -1.0}  # a fifth of the time
 
 
 class Memory(NamedTuple):

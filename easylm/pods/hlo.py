@@ -24,7 +24,6 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 _CONSTANT = re.compile(r"%?([\w.\-]+) = s32\[\]\S* constant\((\d+)\)")
-_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
 _GROUPS_LISTED = re.compile(r"replica_groups=\{(\{[\d,{}]*\})\}")
 _GROUPS_IOTA = re.compile(
     r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?"
@@ -101,31 +100,19 @@ def collectives(hlo: Hlo, mesh: Mapping[str, int], trips: int = 1) -> list[Colle
     return [one for one in found.values() if one.size > 1]
 
 
-def cycles(hlo: Hlo, trips: int = 1) -> float:
-    """The compiler's estimate for everything but kernels and collectives."""
-    total = 0.0
-    for name, line, times in _walk(hlo, hlo.entry, 1.0, trips, inside=False):
-        del name
-        found = _CYCLES.search(line)
-        total += times * int(found[1]) if found else 0.0
-    return total
-
-
-def _walk(hlo: Hlo, name: str, times: float, trips: int, inside: bool = True):
+def _walk(hlo: Hlo, name: str, times: float, trips: int):
     """(computation, instruction, how often it runs), loops multiplied out."""
     for line in hlo.computations.get(name, ()):
         yield name, line, times
         loop = _WHILE.search(line)
         if loop:
             more = times * (_trips(hlo, loop[1]) or trips)
-            yield from _walk(hlo, loop[2], more, trips, inside)
+            yield from _walk(hlo, loop[2], more, trips)
             continue
         branches = _BRANCHES.search(line)
         called = branches[1].split(",") if branches else _CALLED.findall(line)
-        if not inside and not branches and " call(" not in line:
-            continue
         for one in called:
-            yield from _walk(hlo, one.strip(" %"), times, trips, inside)
+            yield from _walk(hlo, one.strip(" %"), times, trips)
 
 
 def _trips(hlo: Hlo, condition: str) -> int | None:
@@ -152,10 +139,9 @@ def _collective(line: str, kind: str, scatters: bool, mesh) -> Collective:
         kind = "reduce-scatter"
     elif kind == "reduce-scatter":
         size *= n
-    share = {"all-reduce": 2 * (n - 1) / n, "collective-permute": 1.0}
-    wire = size * share.get(kind, (n - 1) / n)
     source = _SOURCE.search(line)
-    return Collective(kind, axes, n, wire, 1.0, False, source[1] if source else "")
+    name = source[1] if source else ""
+    return Collective(kind, axes, n, _wire(kind, size, n), 1.0, False, name)
 
 
 def _between_slices(sent, lines, times: float) -> Collective:
@@ -163,11 +149,15 @@ def _between_slices(sent, lines, times: float) -> Collective:
     how, to = _SENT_AS.search(line), _SENT_TO.search(line)
     kind = how[1].lower().replace("_", "-") if how else "collective-permute"
     n = len(to[1].split(",")) if to else 2
-    share = {"all-reduce": 2 * (n - 1) / n, "reduce-scatter": (n - 1) / n}
-    share |= {"all-gather": n - 1.0, "all-to-all": (n - 1) / n}
-    wire = _bytes(sent[1], sent[2]) * share.get(kind, 1.0)
-    name = _RENDEZVOUS.search(line)[1]
+    size = _bytes(sent[1], sent[2]) * (n if kind == "all-gather" else 1)
+    wire, name = _wire(kind, size, n), _RENDEZVOUS.search(line)[1]
     return Collective(kind, SLICES, n, wire, times, _meanwhile(line, lines), name)
+
+
+def _wire(kind: str, size: float, n: int) -> float:
+    """Bytes that leave one of n devices, for an array that is whole so large."""
+    share = {"all-reduce": 2 * (n - 1) / n, "collective-permute": 1.0}
+    return size * share.get(kind, (n - 1) / n)
 
 
 def _meanwhile(sent: str, lines) -> bool:

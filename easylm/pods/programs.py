@@ -25,7 +25,7 @@ from easylm.models.answers import token_values
 from easylm.models.heads import token_logps
 from easylm.objectives import base as objectives
 from easylm.objectives import online as of_online
-from easylm.rollout import rollouts
+from easylm.rollout import rollouts, scorer
 from easylm.rollout.sampler import Prompts, ready
 from easylm.rollout.scorer import token_rewards
 from easylm.sharding import Layout
@@ -35,6 +35,7 @@ from easylm.training.step import State
 
 PARAMETERS, OPTIMIZER, FROZEN, SAMPLER = "parameters", "optimizer", "frozen", "sampler"
 HELD = (PARAMETERS, OPTIMIZER, FROZEN)  # from the first iteration to the last
+TRAIN, ROLLOUT, WEIGHTS = "train step", "rollout", "weights"  # programs of their own
 
 
 class Argument(NamedTuple):
@@ -109,7 +110,7 @@ class _Shapes:
         before = self._online() if self.objective.online else self._offline()
         batch, rows = self._batch()
         train = Program(
-            "train step",
+            TRAIN,
             _Joined(step, self.count),
             (*self.state, Argument("batch", batch)),
             self.layout,
@@ -239,22 +240,31 @@ class _Shapes:
     def _frozen(self, params) -> dict:
         if params is None:
             return {}
-        temperature = self.objective.temperature
-        logps = partial(
-            reference.item_logps, self.reference, self.config.microbatches, temperature
-        )
-        tokens = partial(token_logps, self.reference, temperature=temperature)
+        tokens = self._token_logps(self.reference)
         return {
             "reference": reference.Reference(
-                partial(logps, params),
+                partial(self._item_logps(), params),
                 lambda batch: tokens(params, batch["seqs"]),
                 self.reference.config,
             )
         }
 
+    def _item_logps(self) -> Callable:
+        """(parameters, batch) -> what the reference says of whole answers."""
+        parts, temperature = self.config.microbatches, self.objective.temperature
+        return partial(reference.item_logps, self.reference, parts, temperature)
+
+    def _token_logps(self, model) -> Callable:
+        return partial(token_logps, model, temperature=self.objective.temperature)
+
+    @property
+    def _minibatches(self) -> int:
+        """Into how many updates the answers of an iteration are cut."""
+        return self.config.objective.get("minibatches") or 1
+
     def _update_rows(self) -> int:
         """Rows of an update when every answer is as long as it may be."""
-        config, updates = self.config, self.config.objective.get("minibatches") or 1
+        config = self.config
         answers = config.batch * config.rollout.group
         each = 1
         if config.objective.name == "online_preference":
@@ -262,7 +272,7 @@ class _Shapes:
             each = config.rollout.group if pairs == "extremes" else 2
         if config.objective.name == "best_of":
             each = config.rollout.group / (config.objective.get("keep") or 1)
-        most = math.ceil(answers / each / updates)
+        most = math.ceil(answers / each / self._minibatches)
         rows = online.make_rows(config, self.layout)
         step = of_online.step_of(most, rows, 1)
         return -(-most // step) * step
@@ -272,38 +282,25 @@ class _Shapes:
     def _offline(self) -> tuple[Program, ...]:
         if not self.reference or self.config.reference.cache:
             return ()
-        batch, temperature = self._loaded(), self.objective.temperature
-        function = jax.jit(
-            partial(
-                reference.item_logps,
-                self.reference,
-                self.config.microbatches,
-                temperature,
-            )
-        )
-        given = self._of_reference(), Argument("batch", batch)
+        function = jax.jit(self._item_logps())
+        given = self._of_reference(), Argument("batch", self._loaded())
         tokens = self.config.batch * self.length
         return (Program("reference", function, given, self.layout, tokens=tokens),)
 
     def _online(self) -> tuple[Program, ...]:
-        config = self.config
-        updates = config.objective.get("minibatches") or 1
         seqs = Argument("batch", self._rows(self._update_rows(), self.length))
         tokens = self._update_rows() * self.length
-        forward = dict(layout=self.layout, times=updates, tokens=tokens)
+        forward = dict(layout=self.layout, times=self._minibatches, tokens=tokens)
         found = [*self._sampling()]
         for name, (model, weights, params) in self.judges.items():
             function = jax.jit(partial(token_rewards, model, weights))
             found.append(self._scoring(name, function, params))
         policy = of_online.policy(self.state[0].tree)
-        temperature = self.objective.temperature
-        logps = jax.jit(partial(token_logps, self.model, temperature=temperature))
+        logps = jax.jit(self._token_logps(self.model))
         given = Argument(PARAMETERS, policy), seqs
         found.append(Program("log-probabilities", logps, given, **forward))
         if self.reference:
-            logps = jax.jit(
-                partial(token_logps, self.reference, temperature=temperature)
-            )
+            logps = jax.jit(self._token_logps(self.reference))
             given = self._of_reference(), seqs
             found.append(Program("reference", logps, given, **forward))
         if self.value is not None:
@@ -313,8 +310,7 @@ class _Shapes:
         return tuple(found)
 
     def _scoring(self, name, function, params) -> Program:
-        ways = self.layout.ways("batch")
-        rows = ways * max(1, 8 // ways)
+        rows = scorer.at_a_time(online.JUDGED, self.layout)
         answers = self.config.batch * self.config.rollout.group
         seqs = Argument("batch", self._rows(rows, self.length))
         return Program(
@@ -330,10 +326,7 @@ class _Shapes:
         """The weights laid out for sampling, and the answers."""
         config, model = self.config, self.model
         options = config.rollout.to_dict()
-        mesh, rules = options.pop("mesh"), options.pop("rules")
-        layout = self.layout
-        if mesh or rules:
-            layout = sharding.regrouped(self.layout, mesh, rules)
+        layout = sharding.regrouped(self.layout, options["mesh"], options["rules"])
         new, group = options["max_new_tokens"], options["group"]
         known = ("temperature", "top_k", "top_p", "min_p", "rows")
         given = {k: options[k] for k in known if options[k] is not None}
@@ -349,9 +342,8 @@ class _Shapes:
                 max_new_tokens=new,
                 **given,
             )
-        names = [("batch",)] * 2 + [()] * (
-            len(made.arguments) - 2
-        )  # rows, and the rest
+        rest = len(made.arguments) - 2
+        names = [("batch",)] * 2 + [()] * rest  # the prompts, and what is no row
         given = [
             jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=made.layout.sharding(*name))
             for x, name in zip(made.arguments, names, strict=True)
@@ -359,10 +351,10 @@ class _Shapes:
         params = Argument(SAMPLER, base.abstract(base.compute_spec(model), layout))
         policy = Argument(PARAMETERS, of_online.policy(self.state[0].tree))
         moved = rollouts.weights(model, self.layout, layout)
-        moving = (Program("weights", moved, (policy,), self.layout, gives=(params,)),)
+        moving = (Program(WEIGHTS, moved, (policy,), self.layout, gives=(params,)),)
         answers = config.batch * group
         rollout = Program(
-            "rollout",
+            ROLLOUT,
             made.program,
             (params, *(Argument("batch", x) for x in given)),
             made.layout,
@@ -386,14 +378,17 @@ class _Joined:
         return self._step(State(self._count, params, opt_state), batch)
 
 
-def bytes_of(arguments) -> int:
-    """On one device."""
-    return sum(_bytes(x) for a in arguments for x in jax.tree.leaves(a.tree))
+def bytes_of(arguments, *, host: bool = False) -> int:
+    """On one device; or what it has in the memory of its host."""
+    found = [x for a in arguments for x in jax.tree.leaves(a.tree)]
+    return sum(_bytes(x) for x in found if _on_host(x) == host)
+
+
+def _on_host(x) -> bool:
+    return bool(x.sharding) and x.sharding.memory_kind == HOST
 
 
 def _bytes(x) -> int:
-    if x.sharding and x.sharding.memory_kind == HOST:
-        return 0
     shape = x.sharding.shard_shape(x.shape) if x.sharding else x.shape
     size = 4 if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x.dtype.itemsize
     return math.prod(shape) * size

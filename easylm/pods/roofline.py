@@ -1,7 +1,8 @@
 """How long a program takes at best, and what it waits for.
 
 Three resources work at once: the matrix units, the memory, the wires. What the compiler
-overlaps with computing costs the longer of the two, what it does not is added.
+overlaps with computing costs the longer of the two, what it does not is added; and so
+is the way to the memory of the host, at the rate of jax-ml.github.io/scaling-book.
 """
 
 from collections.abc import Iterable
@@ -28,11 +29,12 @@ class Seconds(NamedTuple):
     memory: float
     hidden: float  # on the wires while something is computed
     exposed: float  # on the wires while nothing is
+    host: float  # to the memory of the host, and back at the same time
     axis: str  # of the mesh, whose wires are busiest
 
     @property
     def total(self) -> float:
-        return max(self.compute, self.memory, self.hidden) + self.exposed
+        return max(self.compute, self.memory, self.hidden) + self.exposed + self.host
 
     @property
     def bound(self) -> str:
@@ -40,13 +42,20 @@ class Seconds(NamedTuple):
         wires = self.hidden + self.exposed
         network = f"network ({self.axis})" if self.axis else "network"
         parts = {"compute": self.compute, "memory": self.memory, network: wires}
+        parts["host"] = self.host
         return max(parts, key=parts.get)
 
 
 def seconds(
-    place: Slice, mesh, work: Work, moved: float, found: Iterable[Collective]
+    place: Slice,
+    mesh,
+    work: Work,
+    moved: float,
+    fetched: float,
+    found: Iterable[Collective],
 ) -> Seconds:
-    """work: of all devices; moved: bytes to and from the memory of one."""
+    """work: of all devices; moved: bytes to and from the memory of one; fetched: those
+    from the memory of its host, where they go again."""
     generation = place.generation
     peak = generation.flops / generation.devices * place.devices
     compute = work.products / (peak * PRODUCTS[generation.name])
@@ -59,7 +68,8 @@ def seconds(
         hidden += spent * one.overlapped
         exposed += spent * (not one.overlapped)
     axis = " x ".join(max(busy, key=busy.get)) if busy else ""
-    return Seconds(compute, memory, hidden, exposed, axis)
+    host = fetched / (generation.host / generation.devices)
+    return Seconds(compute, memory, hidden, exposed, host, axis)
 
 
 def rate(place: Slice, mesh, axes: tuple[str, ...]) -> float:

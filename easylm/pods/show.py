@@ -1,5 +1,6 @@
 """A plan to read: tables for people, a dict for programs."""
 
+from easylm.pods.programs import ROLLOUT
 from easylm.pods.slices import GIB
 
 KINDS = {  # of memory, and their columns
@@ -30,14 +31,13 @@ def text(plan, price: float | None = None) -> str:
     lines += ["", *_memory(plan), "", *_traffic(plan), ""]
     lines += [f"{p.name} does not fit: {p.why}" for p in plan.parts if not p.fits]
     lines += [f"try {line}" for line in advice(plan)]
-    rate = plan.tokens / plan.seconds / place.chips
     lines.append(
         f"an iteration takes {clock(plan.seconds)} at best, {plan.tokens:,} tokens"
-        f" trained on; {rate:,.0f} tokens/s/chip; MFU of the step {plan.mfu:.0%}"
+        f" trained on; {plan.rate:,.0f} tokens/s/chip; MFU of the step {plan.mfu:.0%}"
     )
     if plan.iterations:
         took = clock(plan.iterations * plan.seconds)
-        cost = f", {plan.chip_hours * price:,.0f} at {price:g} each" if price else ""
+        cost = f", {plan.cost(price):,.0f} at {price:g} each" if price else ""
         lines.append(
             f"{plan.iterations:,} iterations: {took}, {plan.chip_hours:,.0f}"
             f" chip-hours{cost}"
@@ -63,7 +63,6 @@ def table(found) -> str:
 
 
 def as_dict(plan, price: float | None = None) -> dict:
-    hours = plan.chip_hours
     return {
         "topology": plan.place.name,
         "chips": plan.place.chips,
@@ -73,10 +72,10 @@ def as_dict(plan, price: float | None = None) -> dict:
         "limit": plan.place.generation.hbm,
         "seconds": plan.seconds,
         "tokens": plan.tokens,
-        "tokens_per_second_per_chip": plan.tokens / plan.seconds / plan.place.chips,
+        "tokens_per_second_per_chip": plan.rate,
         "mfu": plan.mfu,
-        "chip_hours": hours,
-        "cost": hours * price if hours and price else None,
+        "chip_hours": plan.chip_hours,
+        "cost": plan.cost(price),
         "programs": [
             {
                 "name": part.name,
@@ -117,7 +116,7 @@ def advice(plan) -> list[str]:
             found.append(f"{_SMALLER[largest]} ({part.name}: mostly {largest})")
         wires = part.seconds.hidden + part.seconds.exposed
         busy = part.seconds.compute + part.seconds.memory
-        if part.name == "rollout" and "fsdp" in part.seconds.axis and wires > busy:
+        if part.name == ROLLOUT and "fsdp" in part.seconds.axis and wires > busy:
             found.append(
                 "--config.rollout.mesh='data=-1,tensor=4', or as many as it takes for"
                 " the weights to fit: now every token gathers all of them"

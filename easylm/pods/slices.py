@@ -30,13 +30,11 @@ class Generation:
     hbm: float  # bytes that a program may use on one device
     link: float  # bytes through one port, each way
     network: float  # bytes through the data center network
-    clock: float  # of the compiler's cycles
     shapes: tuple[tuple[int, ...], ...]
     devices: int = 1  # of a chip
     counted: int = 1  # of a chip in the cloud's name
     alias: str = ""
-    hosts: tuple[int, ...] = (2, 2, 1)  # chips of a host
-    kernels: bool = True  # whether Pallas multiplies bfloat16 on it
+    host: float = 16e9  # bytes to the memory of its host, and as many back
 
     @property
     def cloud(self) -> str:
@@ -61,13 +59,11 @@ GENERATIONS = {
             hbm=15.48 * GIB,
             link=82e9,
             network=50e9 / 8,
-            clock=0.94e9,
             shapes=_cubes(
                 "2x2", "4x4", "4x8", "8x8", "8x16", "16x16", "16x32", "32x32"
             ),
             devices=2,
             counted=2,
-            kernels=False,
         ),
         Generation(
             "v4",
@@ -76,7 +72,6 @@ GENERATIONS = {
             hbm=30.75 * GIB,
             link=50e9,
             network=50e9 / 8,
-            clock=1.05e9,
             shapes=_cubes(*_SMALL, *_LARGE),
             counted=2,
         ),
@@ -87,7 +82,6 @@ GENERATIONS = {
             hbm=15.75 * GIB,
             link=50e9,
             network=25e9 / 8,
-            clock=1.5e9,
             shapes=_SQUARES,
             alias="v5litepod",
         ),
@@ -98,7 +92,6 @@ GENERATIONS = {
             hbm=95.74 * GIB,
             link=100e9,
             network=50e9 / 8,
-            clock=1.75e9,
             shapes=_cubes(*_SMALL, *_LARGE, "16x16x24"),
             counted=2,
         ),
@@ -109,8 +102,8 @@ GENERATIONS = {
             hbm=31.25 * GIB,
             link=100e9,
             network=100e9 / 8,
-            clock=1.75e9,
             shapes=_SQUARES,
+            host=32e9,
         ),
         Generation(
             "tpu7x",
@@ -119,7 +112,6 @@ GENERATIONS = {
             hbm=94.75 * GIB,
             link=100e9,
             network=100e9 / 8,
-            clock=1.9e9,
             shapes=_cubes(*_SMALL, *_LARGE),
             devices=2,
         ),

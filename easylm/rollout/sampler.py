@@ -265,8 +265,7 @@ def _prefill(model, params, tokens, lengths) -> Cache:
 def _start(options: Options, queue: _Queue) -> _State:
     """Every row with its first completion."""
     rows, jobs, new = options.rows, len(queue.keys), options.length
-    layout = sharding.current()
-    ways = 1 if layout is None else layout.ways("batch")
+    ways = sharding.ways("batch")
     here = rows // ways
     job = jnp.tile(jnp.arange(here), ways)
     mine = jnp.repeat(jnp.arange(ways), here) * (jobs // ways) + job  # of all
@@ -384,9 +383,9 @@ def _take_rows(samples: int, rows: int, cache: Cache) -> Cache:
 
 def _on_each_device(f):
     """f on the rows that a device holds, whatever the others do."""
-    layout = sharding.current()
-    if layout is None or layout.mesh.size == 1:
+    if sharding.alone():
         return f
+    layout = sharding.current()
 
     def mapped(*args):
         ways, heads = layout.ways("batch"), layout.ways("act_heads")
@@ -443,8 +442,7 @@ def _up(length: int, bucket: int = BUCKET) -> int:
 
 def _rows(count: int) -> int:
     """How many prompts the mesh asks for."""
-    layout = sharding.current()
-    return _up(count, 1 if layout is None else layout.ways("batch"))
+    return _up(count, sharding.ways("batch"))
 
 
 def _hashable(layout):

@@ -21,6 +21,12 @@ from easylm.rollout.packed import agree, lay, plan, read_last, share
 ITEMS = 32  # conversations in a row, at most
 
 
+def at_a_time(rows: int, layout: sharding.Layout) -> int:
+    """So many rows or a few more, as many on every device."""
+    ways = layout.ways("batch")
+    return -(-rows // ways) * ways
+
+
 class Scorer:
     """scorer(segments) -> float64[n]; of several scores their mean, or `weights`.
 
@@ -31,8 +37,7 @@ class Scorer:
 
     def __init__(self, loaded, layout, *, length: int, batch: int, quiet=True):
         config = loaded.model.config
-        ways = layout.ways("batch")
-        self.batch, self.length = -(-batch // ways) * ways, length
+        self.batch, self.length = at_a_time(batch, layout), length
         self.loaded, self._layout, self._quiet = loaded, layout, quiet
         weights = jnp.asarray(loaded.weights or [1 / config.scores] * config.scores)
         self._params = base.in_compute_dtype(loaded.params, loaded.model)

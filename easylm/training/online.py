@@ -17,6 +17,7 @@ from easylm.training import checkpoint
 from easylm.training.reference import check_vocabulary
 
 CHECKED = 1000  # rows whose ground truth is looked at before training starts
+JUDGED = 8  # rows that a reward model reads at a time, or one on every device
 
 
 def make_value(config, tokenizer, model):
@@ -52,9 +53,8 @@ def make_rollouts(config, tokenizer, model, layout, phases):
     """-> rollout(dataset, group), with the rewards of the prompts of that data set."""
     judges = make_judges(config, tokenizer, layout)
     options = config.rollout.to_dict()
-    mesh, rules = options.pop("mesh"), options.pop("rules")
-    other = mesh or rules
-    sampling = sharding.regrouped(layout, mesh, rules) if other else None
+    other = options.pop("mesh"), options.pop("rules")
+    sampling = sharding.regrouped(layout, *other)
     options.pop("prompt_length")
     group = options.pop("group")
     given = {name: x for name, x in options.items() if x is not None}
@@ -149,8 +149,7 @@ def _term(config, name, term, tokenizer, layout) -> judge.Term:
             path, layout, template=term.template, dtype=config.model.dtype
         )
         scorer.check(path, loaded, length)
-        rows = layout.ways("batch") * max(1, 8 // layout.ways("batch"))
-        made = scorer.Scorer(loaded, layout, length=length, batch=rows)
+        made = scorer.Scorer(loaded, layout, length=length, batch=JUDGED)
         members.append(scorer.of_samples(made, tokenizer, config.template))
     return judge.Term(
         term.weight,

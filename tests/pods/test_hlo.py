@@ -54,10 +54,6 @@ def test_what_starts_here_and_ends_there_overlaps(found):
     }
 
 
-def test_cycles_are_those_of_what_runs():
-    assert hlo.cycles(hlo.parse(TEXT)) == 12 * 100 + 7
-
-
 BETWEEN = """
 ENTRY %main (p: bf16[64,128]) -> bf16[64,128] {
   %p = bf16[64,128]{1,0} parameter(0)

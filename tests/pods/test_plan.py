@@ -137,6 +137,15 @@ def test_ppo_has_four_models_and_knows_where_they_are():
     assert value["others"] == whole - value["parameters"]
 
 
+def test_a_state_in_the_memory_of_the_host_leaves_room_and_has_a_way_to_go(made):
+    away = training(**{"optimizer.offload": True})
+    [step], [there] = made.parts, planner.estimate(away, made.place).parts
+    assert there.memory["optimizer"] < 1000  # the count of updates
+    way = step.memory["optimizer"] / 16e9
+    assert there.seconds.host == pytest.approx(way)
+    assert there.seconds.total == pytest.approx(step.seconds.total + way, rel=0.01)
+
+
 def test_a_search_ranks_what_fits_by_its_time(monkeypatch):
     monkeypatch.setattr(compiler, "missing", lambda: "libtpu is not installed")
     found = planner.search(training(), "v6e-16", most=100)
@@ -177,7 +186,7 @@ def test_what_overlaps_costs_the_longer_of_the_two():
     one = Collective(
         "all-gather", ("fsdp",), 64, 600e9 / 2, 1, False, ""
     )  # half of one
-    at = lambda *found: roofline.seconds(place, mesh, done, 0.0, found)
+    at = lambda *found: roofline.seconds(place, mesh, done, 0.0, 0.0, found)
     assert at(one).total == pytest.approx(1.5)
     assert at(one._replace(overlapped=True)).total == pytest.approx(1.0)
     long = at(one._replace(overlapped=True, times=4))

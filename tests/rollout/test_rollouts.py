@@ -76,7 +76,7 @@ def rollout(tokenizer, data):
         layout = sharding.make_layout(mesh) if mesh else ONE
         return Rollout(
             *(talk.model()[0], tokenizer, judge, layout, Phases()),
-            sampling=sharding.regrouped(layout, sampling, {}) if sampling else None,
+            sampling=sharding.regrouped(layout, sampling),
             group=GROUP,
             max_new_tokens=NEW,
             **options,
@@ -172,7 +172,7 @@ def test_weights_are_moved_only_where_they_lie_elsewhere():
     (model, _), params = talk.model(), policy("fsdp")
     layout = sharding.make_layout("fsdp")
     assert weights(model, layout, layout) is None
-    other = sharding.regrouped(layout, "data=-1,tensor=2", {})
+    other = sharding.regrouped(layout, "data=-1,tensor=2")
     moved = weights(model, layout, other)(params)
     wanted = base.shardings(model.spec, other)
     assert jax.tree.map(lambda x: x.sharding, moved) == wanted
