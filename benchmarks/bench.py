@@ -53,7 +53,7 @@ CASES = {
 def main() -> None:
     args = options(__doc__, CASES).parse_args()
     if args.here:
-        print(json.dumps(here(args)))
+        print(json.dumps(here(args, CASES, machine)))
         return
     run(__file__, args)
 
@@ -69,11 +69,11 @@ def options(about: str, cases) -> argparse.ArgumentParser:
     return made
 
 
-def here(args) -> dict:
+def here(args, cases, machine) -> dict:
     """One case, in this process."""
     name, _, rows = args.here.partition("@")
     shape.use(args.size, int(rows or 0), args.model)
-    return machine() if name == "machine" else CASES[name](args.repeats)
+    return machine() if name == "machine" else cases[name](args.repeats)
 
 
 def run(script: str, args) -> None:

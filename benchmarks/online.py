@@ -90,9 +90,7 @@ def ppo_iteration(repeats: int) -> dict:
     from easylm.models import base
     from easylm.objectives import policy_gradient
     from easylm.objectives.online import Rows
-    from easylm.training import optimizer
     from easylm.training.progress import Phases
-    from easylm.training.step import init_state, train_step
 
     model, judge = shape.model(), shape.model(head="score")
     objective = policy_gradient.make(model, judge)
@@ -103,13 +101,7 @@ def ppo_iteration(repeats: int) -> dict:
         "rows": Rows(size.prompt + size.new, 1),
         "reference": _reference(model),
     }
-    axes = base.map_spec(lambda s: s.axes, objective.spec)
-    made, _ = optimizer.make({"lr": 1e-6}, total_steps=1000, axes=axes)
-    everything = base.map_spec(lambda s: True, objective.spec)
-    step = jax.jit(
-        partial(train_step, loss=objective.loss, optimizer=made, trainable=everything),
-        donate_argnums=0,
-    )
+    start, step = shape.trainer(objective, lr=1e-6)
     batch = {"seqs": shape.sequences([[size.prompt]] * size.rows, size.prompt)}
     batch["items"] = jnp.arange(size.rows)[:, None]
 
@@ -126,7 +118,7 @@ def ppo_iteration(repeats: int) -> dict:
 
     with sharding.use(layout):
         params = base.init(objective.spec, jax.random.key(0), layout)
-        state, _, first = iteration(init_state(params, made, everything), 0)
+        state, _, first = iteration(start(params), 0)
         peak = shape.peak_gib()
         times, fractions, split = [], [], []
         for number in range(1, repeats + 1):

@@ -2,7 +2,7 @@
 
 import re
 import time
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 
@@ -87,6 +87,22 @@ def frozen(model, seed: int):
 
     model = model._replace(spec=base.compute_spec(model))
     return model, base.init(model.spec, jax.random.key(seed))
+
+
+def trainer(objective, lr: float):
+    """(start, step): parameters -> state, and a compiled update of it. AdamW on all
+    weights."""
+    import jax
+
+    from easylm.models import base
+    from easylm.training import optimizer
+    from easylm.training.step import init_state, train_step
+
+    axes = base.map_spec(lambda s: s.axes, objective.spec)
+    all = base.map_spec(lambda s: True, objective.spec)
+    made, _ = optimizer.make({"lr": lr}, total_steps=1000, axes=axes)
+    step = partial(train_step, loss=objective.loss, optimizer=made, trainable=all)
+    return lambda p: init_state(p, made, all), jax.jit(step, donate_argnums=0)
 
 
 def rows_of(rows: list[list[int]], length: int, prompt: int = 0):

@@ -30,17 +30,12 @@ AT_ONCE = 2  # rows of a part of the batch
 
 def main() -> None:
     args = bench.options(__doc__, CASES).parse_args()
-    if not args.here:
-        args.case = args.case or [
-            case
-            for case in shape.SIZES[args.size].cases
-            if case.partition("@")[0] in CASES
-        ]
-        bench.run(__file__, args)
+    if args.here:
+        print(json.dumps(bench.here(args, CASES, machine)))
         return
-    name, _, rows = args.here.partition("@")
-    shape.use(args.size, int(rows or 0), args.model)
-    print(json.dumps(machine() if name == "machine" else CASES[name](args.repeats)))
+    known = lambda case: case.partition("@")[0] in CASES
+    args.case = args.case or [*filter(known, shape.SIZES[args.size].cases)]
+    bench.run(__file__, args)
 
 
 def sft_padded(repeats: int) -> dict:

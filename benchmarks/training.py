@@ -129,22 +129,12 @@ def _long_pairs(rows: list[list[int]], answers: int, repeats: int) -> dict:
 
 def _train(objective, model, batch, frozen, repeats: int, pairs=0) -> dict:
     """Updates of the objective, each held against the rate of products beside it."""
-    from functools import partial
-
     import jax
 
     from easylm.models import base
     from easylm.models.attention import kernel
-    from easylm.training import optimizer
-    from easylm.training.step import init_state, train_step
 
-    axes = base.map_spec(lambda s: s.axes, model.spec)
-    made, _ = optimizer.make({"lr": 1e-4}, total_steps=1000, axes=axes)
-    everything = base.map_spec(lambda s: True, model.spec)
-    step = jax.jit(
-        partial(train_step, loss=objective.loss, optimizer=made, trainable=everything),
-        donate_argnums=0,
-    )
+    start, step = shape.trainer(objective, lr=1e-4)
 
     def update(state):
         key = jax.random.key(0)
@@ -152,8 +142,7 @@ def _train(objective, model, batch, frozen, repeats: int, pairs=0) -> dict:
         return jax.block_until_ready(step(state, ready)[0])
 
     began = time.perf_counter()
-    state = init_state(base.init(model.spec, jax.random.key(0)), made, everything)
-    state = update(state)
+    state = update(start(base.init(model.spec, jax.random.key(0))))
     first = time.perf_counter() - began
     peak = shape.peak_gib()
 
