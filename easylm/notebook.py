@@ -12,7 +12,7 @@ from easylm.simulator import annotators
 from easylm.study import made
 from easylm.study.names import BASE, START
 from easylm.train import train
-from easylm.training import checkpoint
+from easylm.training import checkpoint, metrics
 
 SPLITS = ("train", "dev", "test")
 STYLE = {  # of plots: plt.rcParams.update(notebook.STYLE)
@@ -60,8 +60,7 @@ def preset_of(root: str, name: str):
 
 def curve(workdir: str, name: str) -> tuple[list[int], list[float]]:
     """The steps at which a number of docs/metrics.md was logged, and its values."""
-    lines = (Path(workdir) / "metrics.jsonl").read_text().splitlines()
-    rows = [row for row in map(json.loads, lines) if name in row]
+    rows = [row for row in metrics.read(workdir) if name in row]
     return [row["step"] for row in rows], [row[name] for row in rows]
 
 

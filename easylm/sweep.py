@@ -12,7 +12,6 @@ is this one, is read from what it left there, so a sweep needs no state of its o
 
 import difflib
 import importlib.util
-import json
 import os
 import re
 import shlex
@@ -280,12 +279,13 @@ def _last(key: str) -> str:
 
 def _last_values(workdir: str) -> dict[str, float]:
     """The last value of each number in metrics.jsonl."""
-    path = epath.Path(workdir) / "metrics.jsonl"
-    if not path.exists():
-        raise UserError(f"{workdir} has no metrics.jsonl any more; remove it and rerun")
+    from easylm.training import metrics  # see is_done
+
     last = {}
-    for line in path.read_text().splitlines():
-        last |= json.loads(line)
+    for row in metrics.read(workdir):
+        last |= row
+    if not last:
+        raise UserError(f"{workdir} has no metrics.jsonl any more; remove it and rerun")
     numbers = {k: v for k, v in last.items() if k not in ("step", "time")}
     return {k: float(v) for k, v in numbers.items() if _is_number(v)}
 

@@ -7,7 +7,8 @@
 
 Runs every stage that is not done yet, and writes report.html, report.md and
 results.json into the workdir. Stop it with Ctrl-C; the same command goes on. With
-several seeds, each has a folder of its own in the workdir, seed=0 and so on. With
+several seeds, each has a folder of its own in the workdir, seed=0 and so on. --report
+writes the report of those whose evaluations are there, wherever they were made. With
 --scale paper the commands are those of the paper's own runs, for a pod; DIR is where
 its models and data lie (configs/study/paper.py).
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 
 from easylm.errors import UserError, explain
 from easylm.study import paper
+from easylm.study.names import DPO
 
 
 def main(argv=None) -> None:
@@ -38,6 +40,12 @@ def main(argv=None) -> None:
         folder.format(seed): partial(pipeline.stages, scale, folder.format(seed), seed)
         for seed in scale.seeds
     }
+    if args.report:
+        judged = [root for root, plan in plans.items() if pipeline.is_judged(plan())]
+        if not judged:
+            raise UserError(f"{args.workdir} has no seed whose evaluations are done")
+        write(args, scale, judged)
+        return
     if args.dry_run:
         stages = [stage for plan in plans.values() for stage in plan()]
         print("\n".join(stage.command for stage in stages if stage.command))
@@ -51,6 +59,7 @@ def main(argv=None) -> None:
     def ended(root):
         ready.append(root)
         write(args, scale, sorted(ready))
+        print(f"talk to it: python scripts/chat.py {ready[0]}/{DPO}")
 
     # A stage makes good use of two cores. A TPU or GPU belongs to one process.
     on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu"
@@ -60,7 +69,7 @@ def main(argv=None) -> None:
 
 def write(args, scale, roots) -> None:
     """The report of the seeds that are done."""
-    from easylm.study import analysis, markdown, names, report
+    from easylm.study import analysis, markdown, report
 
     command = f"python scripts/study.py --workdir {args.workdir} --scale {args.scale}"
     document = analysis.document(roots, scale, command)
@@ -73,7 +82,6 @@ def write(args, scale, roots) -> None:
         images[name] = f"{name}.svg"
     (root / "report.md").write_text(markdown.markdown(document, images))
     print(f"\n{document['lead']}\n\nall of it:  {root / 'report.html'}")
-    print(f"talk to it: python scripts/chat.py {roots[0]}/{names.DPO}")
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -83,6 +91,7 @@ def _arguments() -> argparse.ArgumentParser:
         "--scale", default="mini", choices=("mini", "full", "smoke", "paper")
     )
     options.add_argument("--dry-run", action="store_true", help="print the commands")
+    options.add_argument("--report", action="store_true", help="of what is done, only")
     options.add_argument(
         "--jobs", type=int, help="stages at a time; on a CPU up to 4, one for two cores"
     )

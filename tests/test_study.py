@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from easylm.study import pipeline, work
+from easylm.study.names import PPO
 from tests import tiny
 from tests.conftest import FAST
 
@@ -54,7 +56,22 @@ def test_a_finished_study_is_only_shown_again(first):
     assert (workdir / "results.json").read_text() == before
 
 
+def test_a_report_needs_no_more_of_a_seed_than_what_was_measured(first, tmp_path):
+    workdir, _ = first
+    for name in ("seconds.jsonl", "evals", f"{PPO}/metrics.jsonl"):
+        there = shutil.copytree if (workdir / name).is_dir() else shutil.copy
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        there(workdir / name, tmp_path / name)
+    run = study(tmp_path, "--scale", "smoke", "--report")
+    assert run.returncode == 0, run.stderr
+    made, here = ((root / "results.json").read_text() for root in (workdir, tmp_path))
+    assert made.replace(str(workdir), str(tmp_path)) == here
+
+
 def test_what_a_user_can_fix_is_one_line(tmp_path):
     wrong = study(tmp_path, "--scale", "huge")
     assert wrong.returncode == 2 and "choose from" in wrong.stderr
     assert "Traceback" not in wrong.stderr
+    nothing = study(tmp_path, "--report")
+    assert "no seed whose evaluations are done" in nothing.stderr
+    assert nothing.returncode == 2

@@ -1,6 +1,5 @@
 """The over-optimisation picture: proxy and gold against the distance from the start."""
 
-import json
 import math
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from easylm.study.blocks import section_of
 from easylm.study.estimates import of_prompts
 from easylm.study.names import DPO, JUDGE, KINDS, PPO, label
 from easylm.study.picks import best_of, ensemble
+from easylm.training import metrics
 
 
 def section(found, roots) -> dict:
@@ -97,9 +97,8 @@ def _strength(name) -> str:
 
 def _along(folder: Path, name: str) -> list[dict]:
     """What held-out prompts got against KL, at each evaluation of a run."""
-    path, kl, points = folder / "metrics.jsonl", 0.0, []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        row = json.loads(line)
+    kl, points = 0.0, []
+    for row in metrics.read(folder):
         kl = row.get("objective/kl", kl)
         if name in row:
             points.append({"x": kl, "y": row[name], "low": None, "high": None})

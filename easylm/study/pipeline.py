@@ -128,13 +128,9 @@ def stages(scale: Scale, root: str, seed: int = 0) -> list[Stage]:
     return found
 
 
-def spent(root: str) -> dict[str, float]:
-    """Seconds of each stage, over all times that it was begun."""
-    path, found = Path(root) / "seconds.jsonl", {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        row = json.loads(line)
-        found[row["stage"]] = found.get(row["stage"], 0.0) + row["seconds"]
-    return found
+def is_judged(plan: list[Stage]) -> bool:
+    """Whether all that a report is made of is there."""
+    return all(stage.done() for stage in plan if stage.name.startswith("evals/"))
 
 
 def is_policy(name: str) -> bool:
