@@ -23,11 +23,8 @@ _context.set_forkserver_preload(
 def start(flags, count: int, devices: int, logs) -> list:
     """`python -m easylm.train FLAGS` on `count` processes, with so many devices each;
     what they say goes to logs/<number>.log."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     logs.mkdir(parents=True)
-    where = ["--coordinator", f"localhost:{port}", "--processes", str(count)]
+    where = ["--coordinator", f"localhost:{free_port()}", "--processes", str(count)]
     processes = []
     for n in range(count):
         argv = ["easylm.train", *flags, *where, "--process", str(n)]
@@ -35,6 +32,12 @@ def start(flags, count: int, devices: int, logs) -> list:
         processes.append(_context.Process(target=_run, args=given))
         processes[-1].start()
     return processes
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
 
 
 def wait_for(path, processes, seconds=300) -> None:

@@ -14,6 +14,7 @@ from functools import partial
 
 import jax
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 
 from easylm import sharding
 from easylm.losses.advantages import informative
@@ -237,10 +238,6 @@ def _chosen(parts: list[Samples], count: int) -> Samples:
 
 def everywhere(metrics: dict[str, Mean]) -> dict[str, Mean]:
     """Sums over the processes. The same names on all."""
-    if jax.process_count() == 1:
-        return metrics
-    from jax.experimental import multihost_utils
-
     flat = np.array([[m.total, m.count] for m in metrics.values()], np.float64)
-    sums = multihost_utils.process_allgather(flat).sum(axis=0)
+    sums = process_allgather(flat).sum(axis=0)
     return {name: Mean(*row) for name, row in zip(metrics, sums.tolist(), strict=True)}

@@ -8,8 +8,8 @@ P processes.
 
 import socket
 
-import jax
 import numpy as np
+from jax.experimental.multihost_utils import process_allgather
 
 from easylm.training.progress import memory
 
@@ -23,7 +23,7 @@ def look(spent) -> tuple[np.ndarray, dict[str, float]]:
     was by itself, and the most that one holds. All of them call it, or none."""
     held = memory()
     row = [spent.get(name, 0.0) for name in ALONE] + list(held.values())
-    rows = _gather(np.array(row, np.float32))
+    rows = process_allgather(np.array(row, np.float32))
     most = rows[:, len(ALONE) :].max(axis=0).tolist()
     used = {f"memory/{k}": x / 2**30 for k, x in zip(held, most, strict=True)}
     return rows[:, : len(ALONE)], used
@@ -44,7 +44,7 @@ def waits(alone, updates: int) -> dict[str, float]:
 def names() -> list[str]:
     """The name of every process's host. All of them call it, or none."""
     mine = socket.gethostname().encode()[:64].ljust(64, b"\0")
-    rows = _gather(np.frombuffer(mine, np.uint8)).astype(np.uint8)
+    rows = process_allgather(np.frombuffer(mine, np.uint8))
     return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in rows]
 
 
@@ -72,12 +72,3 @@ class Stragglers:
             f" {theirs[p]:.2f} s"
             for p in np.flatnonzero(self._late == _LINES)
         ]
-
-
-def _gather(row) -> np.ndarray:
-    """[P, N]: the N numbers of every process."""
-    if jax.process_count() == 1:
-        return row[None]
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(row))

@@ -200,9 +200,7 @@ def _read(path, made_with: dict) -> np.ndarray | None:
             f"{path} was made with another {' and '.join(wrong)}; remove it, or name"
             " another file in reference.cache"
         )
-    have = np.array([table is not None])
-    if jax.process_count() > 1:
-        have = multihost_utils.process_allgather(have)
+    have = multihost_utils.process_allgather(np.array(table is not None))
     return table if have.all() else None
 
 

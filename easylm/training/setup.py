@@ -100,10 +100,7 @@ def make_data(config, objective, tokenizer, model, workdir, evaluation=False):
         mismatched=objective.mismatched,
         answer_length=config.data.answer_length,
         evaluation=evaluation,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        gather=_gather,
-        cache_dir=config.data.cache or str(epath.Path(workdir) / "cache"),
+        **_shared(config, workdir),
     )
 
 
@@ -121,9 +118,16 @@ def make_ptx(config, objective, tokenizer, model, workdir):
         batch_rows=config.ptx.batch * objective.updates,
         length=length,
         seed=config.seed,
+        **_shared(config, workdir),
+    )
+
+
+def _shared(config, workdir) -> dict:
+    """How the processes share the reading of data."""
+    return dict(
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        gather=_gather,
+        gather=partial(multihost_utils.process_allgather, tiled=True),
         cache_dir=config.data.cache or str(epath.Path(workdir) / "cache"),
     )
 
@@ -338,12 +342,6 @@ def _plain(example: dict) -> str:
         return example["content"]
     values = example.values() if isinstance(example, dict) else example
     return "\n".join(_plain(x) for x in values if isinstance(x, str | dict | list))
-
-
-def _gather(array: np.ndarray) -> np.ndarray:
-    if jax.process_count() == 1:
-        return array
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def _barrier(name: str) -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import resource
 import shutil
-import socket
 import struct
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from easylm.errors import UserError
 from easylm.models import base, hf, lora, safetensors, transformer
 from easylm.sharding import make_layout
 from tests.conftest import FAST
+from tests.several import free_port
 
 # Tiny, but with every axis of its own length, GQA, and more layers than one.
 _SIZES = dict(
@@ -287,9 +287,7 @@ def test_two_processes_read_half_each_and_write_the_checkpoint_back(
     checkpoint, tmp_path
 ):
     path = checkpoint("qwen3")
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {FAST}",

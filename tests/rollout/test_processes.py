@@ -1,7 +1,6 @@
 """Two processes with two devices each sample and pack what one process does."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +20,7 @@ from easylm.training.progress import Phases
 from tests.conftest import FAST
 from tests.rollout import talk, test_packed
 from tests.rollout.made import ask
+from tests.several import free_port
 from tests.tiny import ROOT
 
 PROMPTS, GROUP, NEW = 8, 3, 12
@@ -75,7 +75,7 @@ def half(rank, folder):
     _check_packed(test_packed.items(5 if rank else 37), layout)
     given = {"a": Mean(1.0 + rank, 2.0), "b": Mean(0.5, 1.0)}
     assert everywhere(given) == {"a": Mean(3.0, 4.0), "b": Mean(1.0, 2.0)}
-    samples = sampled(layout, folder, sharding.regrouped(layout, "tensor=4", {}))
+    samples = sampled(layout, folder, sharding.regrouped(layout, "tensor=4"))
     used = everywhere(samples.metrics)["rollout/utilisation"]
     names = ("items", "tokens", "lengths", "finished", "logps")
     found = {name: getattr(samples, name) for name in names}
@@ -95,9 +95,7 @@ def _check_packed(given, layout):
 
 
 def test_two_processes_sample_what_one_does_and_pack_their_own(tmp_path):
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     env = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {FAST}",
         "PYTHONPATH": ROOT,
