@@ -7,10 +7,11 @@
 
 Runs every stage that is not done yet, and writes report.html, report.md and
 results.json into the workdir. Stop it with Ctrl-C; the same command goes on. With
-several seeds, each has a folder of its own in the workdir, seed=0 and so on. --report
-writes the report of those whose evaluations are there, wherever they were made. With
---scale paper the commands are those of the paper's own runs, for a pod; DIR is where
-its models and data lie (configs/study/paper.py).
+several seeds, each has a folder of its own in the workdir, seed=0 and so on. A machine
+may make some of them (--seeds 1 2); the report is of all whose evaluations are in the
+workdir, wherever they were made, and --report writes nothing but that. With --scale
+paper the commands are those of the paper's own runs, for a pod; DIR is where its models
+and data lie (configs/study/paper.py).
 """
 
 import argparse
@@ -32,45 +33,57 @@ def main(argv=None) -> None:
             raise UserError("the paper's runs are for a pod: add --dry-run to see them")
         print(paper.show(paper.runs(args.workdir, f"{args.workdir}/runs")))
         return
-    from easylm.study import pipeline, work
+    from easylm.study import pipeline
 
     scale = pipeline.SCALES[args.scale]
-    folder = args.workdir + ("/seed={}" if len(scale.seeds) > 1 else "")
-    plans = {
-        folder.format(seed): partial(pipeline.stages, scale, folder.format(seed), seed)
-        for seed in scale.seeds
-    }
+    all, mine = plans(args, scale)
     if args.report:
-        judged = [root for root, plan in plans.items() if pipeline.is_judged(plan())]
-        if not judged:
-            raise UserError(f"{args.workdir} has no seed whose evaluations are done")
-        write(args, scale, judged)
-        return
-    if args.dry_run:
-        stages = [stage for plan in plans.values() for stage in plan()]
+        write(args, scale, all)
+    elif args.dry_run:
+        stages = [stage for plan in mine.values() for stage in plan()]
         print("\n".join(stage.command for stage in stages if stage.command))
-        return
+    else:
+        make(args, scale, all, mine)
+
+
+def plans(args, scale) -> tuple[dict, dict]:
+    """{folder: its stages} of all seeds, and of those that are made here."""
+    from easylm.study import pipeline
+
+    here = args.seeds or scale.seeds
+    known = sorted({*here, *scale.seeds})
+    folder = args.workdir + ("/seed={}" if len(known) > 1 else "")
+    root = {seed: folder.format(seed) for seed in known}
+    all = {root[n]: partial(pipeline.stages, scale, root[n], n) for n in known}
+    return all, {root[n]: all[root[n]] for n in here}
+
+
+def make(args, scale, all, mine) -> None:
+    """What is not there yet; a report whenever a seed is done."""
+    from easylm.study import work
+
     # Programs compiled once serve all stages and seeds, and the next start.
     cache = os.path.abspath(f"{args.workdir}/cache")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", cache)
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
-    ready = []
 
     def ended(root):
-        ready.append(root)
-        write(args, scale, sorted(ready))
-        print(f"talk to it: python scripts/chat.py {ready[0]}/{DPO}")
+        write(args, scale, all)
+        print(f"talk to it: python scripts/chat.py {root}/{DPO}")
 
     # A stage makes good use of two cores. A TPU or GPU belongs to one process.
     on_cpu = os.environ.get("JAX_PLATFORMS") == "cpu"
     jobs = max(1, min(4, len(work.cores()) // 2)) if on_cpu else 1
-    work.go(plans, args.jobs or jobs, ended)
+    work.go(mine, args.jobs or jobs, ended)
 
 
-def write(args, scale, roots) -> None:
+def write(args, scale, plans) -> None:
     """The report of the seeds that are done."""
-    from easylm.study import analysis, markdown, report
+    from easylm.study import analysis, markdown, pipeline, report
 
+    roots = [root for root, plan in plans.items() if pipeline.is_judged(plan())]
+    if not roots:
+        raise UserError(f"{args.workdir} has no seed whose evaluations are done")
     command = f"python scripts/study.py --workdir {args.workdir} --scale {args.scale}"
     document = analysis.document(roots, scale, command)
     root = Path(args.workdir)
@@ -92,6 +105,7 @@ def _arguments() -> argparse.ArgumentParser:
     )
     options.add_argument("--dry-run", action="store_true", help="print the commands")
     options.add_argument("--report", action="store_true", help="of what is done, only")
+    options.add_argument("--seeds", type=int, nargs="+", metavar="N", help="only these")
     options.add_argument(
         "--jobs", type=int, help="stages at a time; on a CPU up to 4, one for two cores"
     )

@@ -1,6 +1,7 @@
 """The stages of the study: in an order that works, made once, and what they say."""
 
 import json
+import re
 import runpy
 from functools import cache, partial
 from pathlib import Path
@@ -58,6 +59,9 @@ def test_the_commands_can_be_seen_before_anything_runs(capsys, tmp_path):
     lines = capsys.readouterr().out.splitlines()
     runs = [s for s in pipeline.stages(MINI, str(tmp_path)) if s.command]
     assert lines == [stage.command for stage in runs] and not list(tmp_path.iterdir())
+    main(["--workdir", "ROOT", "--scale", "full", "--seeds", "2", "4", "--dry-run"])
+    roots = re.findall(r"--workdir ROOT/(seed=\d)/", capsys.readouterr().out)
+    assert set(roots) == {"seed=2", "seed=4"}
     main(["--workdir", "ROOT", "--scale", "paper", "--dry-run"])
     assert "configs/study/paper.py:dpo" in capsys.readouterr().out
     with pytest.raises(UserError, match="add --dry-run"):
