@@ -57,7 +57,7 @@ def go(plans: dict[str, Plan], jobs: int, ended: Callable[[str], None]) -> None:
 
 
 def spent(root: str) -> dict[str, float]:
-    """Seconds of each stage, over all times that it was begun."""
+    """Seconds of each stage, without those of a time that it was stopped."""
     path, found = Path(root) / "seconds.jsonl", {}
     for line in path.read_text().splitlines() if path.exists() else ():
         row = json.loads(line)
