@@ -14,7 +14,7 @@ from easylm.data import tokenizer
 from easylm.data.sequences import Sequences
 from easylm.errors import UserError
 from easylm.models import base, heads, transformer
-from easylm.rollout import sampler, stops
+from easylm.rollout import loop, stops
 from easylm.rollout.sampler import complete, generate, pad
 from tests import drawn
 
@@ -246,13 +246,13 @@ class Bytes:
 def test_a_step_copies_neither_the_cache_nor_the_weights():
     """Nothing as large as a layer's cache or weights is made anew in the loop."""
     model, params = tiny(vocab_size=128, head_dim=32, layers=1)
-    options = sampler.Options(1.0, 0, 1.0, 0.0, 1, 8, 64)
+    options = loop.Options(1.0, 0, 1.0, 0.0, 1, 8, 64)
     tokens, lengths = np.ones((8, 64), np.int32), np.full(8, 64, np.int32)
-    run = jax.jit(partial(sampler._run, model, options))
+    run = jax.jit(partial(loop.run, model, options))
     args = (params, tokens, lengths, KEY, 64, jnp.array([1]), jnp.zeros((2, 1)))
     text = run.lower(*args).compile().as_text()
-    loop = [line for line in text.splitlines() if " while(" in line][-1]
-    body = re.search(r"body=%([\w.-]+)", loop)[1]
+    *_, last = (line for line in text.splitlines() if " while(" in line)
+    body = re.search(r"body=%([\w.-]+)", last)[1]
     body = text[text.index(f"\n%{body} (") :].split("\n}")[0]
     assert "f32[8,4,32,128]" in body  # the cache is there
     large = r"f32\[(8,4,32,128|8,4,128,32|512,64|64,256|256,64|128,64)\]"
