@@ -26,7 +26,8 @@ from easylm.pods import (
     slices,
     work,
 )
-from easylm.pods.programs import (
+from easylm.pods.runs import (
+    HELD,
     OPTIMIZER,
     PARAMETERS,
     ROLLOUT,
@@ -157,7 +158,7 @@ def _planned(place, layout, run: Run, made, work_of, *, estimated: bool) -> Plan
     everything = [a for arguments in run.held.values() for a in arguments]
     parts = []
     for program in run.programs:
-        mine = [a for a in program.arguments if a.kind in programs.HELD]
+        mine = [a for a in program.arguments if a.kind in HELD]
         resident = bytes_of(everything) - bytes_of(mine)
         memory, found, why = made(program, resident)
         kinds = _kinds(program, memory, resident, run)

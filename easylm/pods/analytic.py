@@ -7,7 +7,7 @@ keep, gather and exchange, layer by layer. docs/pods.md has how far off it was.
 
 from easylm.pods.compiler import Memory
 from easylm.pods.hlo import Collective
-from easylm.pods.programs import ROLLOUT, TRAIN, WEIGHTS, Program, Run, bytes_of
+from easylm.pods.runs import ROLLOUT, TRAIN, WEIGHTS, Program, Run, bytes_of
 from easylm.training import flops
 
 

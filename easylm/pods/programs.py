@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,54 +25,24 @@ from easylm.models.answers import token_values
 from easylm.models.heads import token_logps
 from easylm.objectives import base as objectives
 from easylm.objectives import online as of_online
+from easylm.pods.runs import (
+    FROZEN,
+    OPTIMIZER,
+    PARAMETERS,
+    ROLLOUT,
+    SAMPLER,
+    TRAIN,
+    WEIGHTS,
+    Argument,
+    Program,
+    Run,
+)
 from easylm.rollout import rollouts, scorer
 from easylm.rollout.sampler import Prompts, ready
 from easylm.rollout.scorer import token_rewards
 from easylm.sharding import Layout
 from easylm.training import checkpoint, flops, online, reference, setup
-from easylm.training.optimizer import HOST
 from easylm.training.step import State
-
-PARAMETERS, OPTIMIZER, FROZEN, SAMPLER = "parameters", "optimizer", "frozen", "sampler"
-HELD = (PARAMETERS, OPTIMIZER, FROZEN)  # from the first iteration to the last
-TRAIN, ROLLOUT, WEIGHTS = "train step", "rollout", "weights"  # programs of their own
-
-
-class Argument(NamedTuple):
-    """Arrays that a program is given, and what they are."""
-
-    kind: str
-    tree: Any  # of ShapeDtypeStruct
-
-
-class Program(NamedTuple):
-    """One compiled function of the run."""
-
-    name: str
-    function: Callable  # jitted
-    arguments: tuple[Argument, ...]
-    layout: Layout
-    times: float = 1.0  # in an iteration
-    tokens: int = 0  # that it works on, prompts and answers
-    gives: tuple[Argument, ...] = ()  # what it leaves for the next one
-    trips: int = 1  # of a loop that ends when it is done, at most
-
-    @property
-    def trees(self) -> tuple:
-        return tuple(argument.tree for argument in self.arguments)
-
-
-class Run(NamedTuple):
-    """All of it."""
-
-    programs: tuple[Program, ...]  # of an iteration, the train step last
-    held: dict[str, tuple[Argument, ...]]  # name -> what is held all the time
-    models: tuple[base.Model, ...]  # that are trained: the policy, and its value model
-    tokens: int  # trained on in an iteration
-    iterations: int | None  # None where only the data would tell
-    microbatches: int
-    slots: int  # of the cache, of all rows that decode at a time
-    flops: float  # that the model needs for all updates of an iteration
 
 
 def programs(config, layout: Layout) -> Run:
@@ -376,22 +346,6 @@ class _Joined:
 
     def __call__(self, params, opt_state, batch):
         return self._step(State(self._count, params, opt_state), batch)
-
-
-def bytes_of(arguments, *, host: bool = False) -> int:
-    """On one device; or what it has in the memory of its host."""
-    found = [x for a in arguments for x in jax.tree.leaves(a.tree)]
-    return sum(_bytes(x) for x in found if _on_host(x) == host)
-
-
-def _on_host(x) -> bool:
-    return bool(x.sharding) and x.sharding.memory_kind == HOST
-
-
-def _bytes(x) -> int:
-    shape = x.sharding.shard_shape(x.shape) if x.sharding else x.shape
-    size = 4 if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x.dtype.itemsize
-    return math.prod(shape) * size
 
 
 def _scoring(shape, policy):

@@ -1,6 +1,6 @@
 """A plan to read: tables for people, a dict for programs."""
 
-from easylm.pods.programs import ROLLOUT
+from easylm.pods.runs import ROLLOUT
 from easylm.pods.slices import GIB
 
 KINDS = {  # of memory, and their columns

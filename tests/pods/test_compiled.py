@@ -20,7 +20,8 @@ from easylm import sharding
 from easylm.errors import UserError
 from easylm.plan import estimate
 from easylm.pods import compiler, flags, hlo, slices
-from easylm.pods.programs import OPTIMIZER, bytes_of, programs
+from easylm.pods.programs import programs
+from easylm.pods.runs import OPTIMIZER, bytes_of
 from easylm.training.flops import matmul_params
 
 INVENTORY = Path(__file__).parent / "inventory.txt"

@@ -4,7 +4,7 @@ import pytest
 
 from configs import grpo, sft
 from easylm.pods import hlo, slices
-from easylm.pods.programs import SAMPLER, bytes_of
+from easylm.pods.runs import SAMPLER, bytes_of
 from easylm.training.flops import matmul_params
 from tests.pods.test_compiled import built, pytestmark, total
 
