@@ -184,6 +184,7 @@ def _data_section(found) -> dict:
 def _algorithm_section(found) -> dict:
     names = _tuned(found)
     gains = {name: difference(found.marks[name], found.marks[START]) for name in names}
+    gains = dict(sorted(gains.items(), key=lambda item: -item[1]["mean"]))
     forest = {
         "kind": "dots",
         "id": "gains",
@@ -197,8 +198,9 @@ def _algorithm_section(found) -> dict:
         ],
     }
     text = (
-        "DPO learns from the pairs, PPO from a reward model that learned from the same"
-        " pairs. GRPO is rewarded by what can be verified. As Table 2 of the paper."
+        "DPO learns from the pairs, PPO from a reward model (RM) that learned from the"
+        " same pairs; GRPO is rewarded by what can be verified. As Table 2 of the"
+        " paper."
     )
     table = _table("table2", "DPO, PPO, and GRPO", found, [START, DPO, PPO, GRPO])
     return section_of("algorithms", "Algorithms", text, table, forest, _seeds(found))

@@ -25,7 +25,7 @@ def label(name: str) -> str:
         return f"DPO, {KINDS[rest[0]]}{''.join(changed)}"
     if kind == "ppo":
         size, data, prompts = rest[:3]
-        judge = f"{size} reward model ({KINDS[data]})"
+        judge = f"{size} RM ({KINDS[data]})"
         asked = "" if prompts == "general" else f", {prompts} prompts"
         return f"PPO, {judge}{asked}{''.join(changed)}"
     if kind == "judge":

@@ -34,16 +34,19 @@ def _plot(id, title, axis, column, found, roots) -> dict:
     key = column.removesuffix("s")  # as a sampled answer has it
     runs = found.judges[JUDGE]
     series = [{"label": "best of N", "points": _best(runs, column)}]
-    strengths = {
+    policies_of = {
         "DPO, other data": [f"dpo-{source}" for source in found.scale.sources[1:]],
         "DPO, by beta": [DPO, *(f"{DPO}-beta={b}" for b in found.scale.betas)],
         "PPO, by KL coefficient": [PPO, *(f"{PPO}-kl={k}" for k in found.scale.kls)],
     }
-    for name, policies in strengths.items():
+    for name, policies in policies_of.items():
+        # Between two strengths there are others; between two annotators is nothing.
+        style = "scatter" if name == "DPO, other data" else "line"
         there = [p for p in policies if p in found.sampled]
         points = [_point(found.sampled[p], key, _strength(p)) for p in there]
         if points:
-            series.append({"label": name, "points": sorted(points, key=_x)})
+            points.sort(key=_x)
+            series.append({"label": name, "points": points, "style": style})
     points = _along(Path(roots[0], PPO), f"eval/rewards/{TERMS[column]}")
     series += [{"label": "PPO, along the run", "points": points}] if points else []
     return {

@@ -37,14 +37,16 @@ DASHES = (None, "7 4", "2 3", "10 3 2 3", "5 2", "1 4", "12 4")
 
 
 def plot(block, width=shapes.WIDE) -> str:
-    """Lines with bands, or points with error bars, over two axes."""
+    """Lines with bands, or points with error bars, over two axes. A series may have
+    another style than the rest."""
     names = [series["label"] for series in block["series"]]
     series = [_known(block, s["points"]) for s in block["series"]]  # None: missing
     points = [p for some in series for p in some if p]
     if not points:
         return nothing(block, width)
-    joined, percent = block.get("style", "line") == "line", block.get("percent")
-    beside = joined and width > 600 and _end_together(names, series)
+    percent, usual = block.get("percent"), block.get("style", "line")
+    joined = [some.get("style", usual) == "line" for some in block["series"]]
+    beside = all(joined) and width > 600 and _end_together(names, series)
     legend, top = ([], 0) if beside else _legend(names, width, joined)
     top, bottom = top + 34, top + (390 if width > 600 else 290)
     values = [v for p in points for v in (p["y"], *interval(p))]
@@ -58,7 +60,7 @@ def plot(block, width=shapes.WIDE) -> str:
     drawn = [
         part
         for k, some in enumerate(series)
-        for part in _series(k, names[k], some, x, y, say, joined)
+        for part in _series(k, names[k], some, x, y, say, joined[k])
     ]
     return figure(
         block,
@@ -188,15 +190,15 @@ def _listed(points):
     return " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
 
 
-def _legend(names, width, joined=False):
+def _legend(names, width, joined=()):
     """Rows of names, each after its marker; and their height."""
     drawn, x, y = [], 0, 12
-    sample = 30 if joined else 12
+    sample, joined = 30 if any(joined) else 12, joined or [False] * len(names)
     for k, name in enumerate(names):
         (words,) = shapes.wrap(name, width - sample - 10, 1) or [""]
         if x and x + sample + 8 + extent(words) > width:
             x, y = 0, y + 22
-        if joined:
+        if joined[k]:
             drawn.append(tag("polyline", points=f"{x},{y} {x + 30},{y}", **_stroke(k)))
         drawn.append(_marker(k, x + sample / 2, y))
         drawn.append(shapes.text(words, x + sample + 8, y + 4.5))

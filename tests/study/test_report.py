@@ -326,6 +326,18 @@ def test_points_are_where_the_ticks_say_their_numbers_are(width, log):
         assert place[1] == pytest.approx(line(up, y), abs=0.02)
 
 
+def test_a_series_of_points_among_lines_has_neither_line_nor_band():
+    first, *others = PLOT["series"]
+    block = PLOT | {"series": [first | {"style": "scatter"}, *others]}
+    lines, points = (drawn(one) for one in (PLOT, block))
+    bands = [len(parts(root, "polygon")) for root in (lines, points)]
+    assert bands == [len(others) + 1, len(others)]
+    dashed = lambda root: [p.get("stroke-width") for p in parts(root, "polyline")]
+    # Of its line and its legend, whose names now stand above, whiskers take the place.
+    assert dashed(points).count("2.2") == dashed(lines).count("2.2") + 7
+    assert len(markers(points)) == len(markers(lines)) == 7 * len(PLOT["series"])
+
+
 def number(text):
     text = text.replace(shapes.MINUS, "-")
     return float(text[:-1]) * 1000 if text.endswith("k") else float(text)
